@@ -1,0 +1,58 @@
+package pool
+
+import "time"
+
+// EventKind names what happened to a pool.
+type EventKind string
+
+// The kinds of event.
+const (
+	// Failover: the active pointer moved because of a verdict.
+	Failover EventKind = "failover"
+	// Exhausted: there is no ready or parked member to move to.
+	Exhausted EventKind = "exhausted"
+	// Recovered: after Exhausted, a member is ready again or succeeded.
+	Recovered EventKind = "recovered"
+	// Rotated: the operator moved the active pointer.
+	Rotated EventKind = "rotated"
+	// Parked: the operator set a member aside.
+	Parked EventKind = "parked"
+	// MemberRecovered: the operator ended a member's bench.
+	MemberRecovered EventKind = "member_recovered"
+	// CredentialMissing: the active member was left because the vault has no
+	// usable credential for it.
+	CredentialMissing EventKind = "credential_missing"
+)
+
+// EventKinds are all kinds of event, in the order in which they are documented.
+var EventKinds = []EventKind{Failover, Exhausted, Recovered, Rotated, Parked, MemberRecovered, CredentialMissing}
+
+// Event is what the operator is told, once per episode.
+type Event struct {
+	Kind EventKind
+	Time time.Time
+	Pool string
+
+	// From and To are names of members. Which are set depends on the kind:
+	// a failover has both; exhausted has only From, the member whose failure
+	// exhausted the pool; recovered has To, the member that serves now; parked
+	// and member_recovered have From, the member concerned, and To, if the
+	// pointer moved.
+	From, To string
+
+	// Reason is the verdict's (a status such as "429"), or the operator's own
+	// words, or why a credential is missing.
+	Reason  string
+	Meaning Meaning
+
+	// Until is when From is back; for exhausted, when First is. Zero if
+	// nothing is awaited.
+	Until time.Time
+
+	// First is, for exhausted, the member that is back first.
+	First string
+
+	// Suppressed counts the events of this pool that were not told since the
+	// last one, because the same one had just been told.
+	Suppressed int
+}

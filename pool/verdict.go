@@ -1,0 +1,57 @@
+package pool
+
+import "time"
+
+// Meaning is what an upstream's answer says about the member that made the
+// attempt.
+type Meaning string
+
+// The meanings. RateLimited, QuotaExhausted and AuthFailed bench the member;
+// the others never do.
+const (
+	OK             Meaning = "ok"
+	RateLimited    Meaning = "rate_limited"
+	QuotaExhausted Meaning = "quota_exhausted"
+	AuthFailed     Meaning = "auth_failed"
+	Overloaded     Meaning = "overloaded"
+	RequestError   Meaning = "request_error"
+)
+
+// BenchingMeanings are the meanings that bench a member, in the order in which
+// they are documented. They are also the kinds of cooldown that can be
+// configured.
+var BenchingMeanings = []Meaning{RateLimited, QuotaExhausted, AuthFailed}
+
+// Benches reports whether the meaning blames the member.
+func (m Meaning) Benches() bool {
+	return m == RateLimited || m == QuotaExhausted || m == AuthFailed
+}
+
+// Scope is how far a verdict reaches.
+type Scope string
+
+// The scopes: the whole member, one model or resource of it, this request
+// alone, or the provider as a whole.
+const (
+	ScopeMember   Scope = "member"
+	ScopeModel    Scope = "model"
+	ScopeRequest  Scope = "request"
+	ScopeProvider Scope = "provider"
+)
+
+// Verdict is what an answer says about the member that made the attempt. The
+// zero value says nothing and changes nothing.
+type Verdict struct {
+	Meaning Meaning
+
+	// Wait is how long the answer said to wait; 0 if it did not say. It is
+	// reported as found; the pool bounds it.
+	Wait time.Duration
+
+	Scope Scope
+
+	// Reason is the evidence in one word: the status ("429") or an OAuth 2
+	// error code ("invalid_grant"). It is shown to the operator, so it must
+	// not be text that the upstream is free to choose.
+	Reason string
+}
