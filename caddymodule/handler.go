@@ -1,0 +1,335 @@
+package caddymodule
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Defaults of a Handler.
+const (
+	defaultRetries     = 3
+	defaultReplayLimit = 10 << 20
+)
+
+// What a Handler does when its pool is exhausted.
+const (
+	onExhaustedServe  = "serve"
+	onExhaustedReject = "reject"
+)
+
+// Handler lets a request through with the credential of a pool's active member.
+//
+// A client shows a token of its own, its stand-in for the real credential, in
+// `Authorization: Bearer` or in the header that the pool writes. With `proxy`
+// the handler is a reverse proxy that retries a refused request with the next
+// member before the client sees the answer. Without it, the handler sets
+// `Authorization` for whatever handler follows, watches the answer, and fails
+// over for the next request.
+type Handler struct {
+	// The name of the pool, as in the `credential_pool` app. Required.
+	Pool string `json:"pool"`
+
+	// Who may use the pool. Either this or `allow_any_client` is required.
+	Clients []Client `json:"clients,omitempty"`
+
+	// Let any client in. For networks that are closed already.
+	AllowAnyClient bool `json:"allow_any_client,omitempty"`
+
+	// How many further members a refused request is tried with. Default: 3.
+	Retries *int `json:"retries,omitempty"`
+
+	// Up to how many bytes of a request's body are recorded, so that it can be
+	// sent again. A larger body is streamed, and an answer that refuses it goes
+	// to the client. Default: 10 MiB. All requests together record at most
+	// 256 MiB.
+	ReplayLimit *int64 `json:"replay_limit,omitempty"`
+
+	// What happens while no member is ready or parked. `serve` tries the member
+	// that is back first, and the upstream's own answer goes to the client.
+	// `reject` sends nothing upstream and answers 429 with `Retry-After`, or 503
+	// if waiting does not help. Default: `serve`.
+	OnExhausted string `json:"on_exhausted,omitempty"`
+
+	// The reverse proxy, with the options of the `reverse_proxy` handler. Its
+	// transport must be `http`, or absent.
+	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
+
+	pool    *servedPool
+	clients map[string]client
+}
+
+// Client is somebody who may use a pool.
+type Client struct {
+	// The client's name, for the operator.
+	Name string `json:"name"`
+
+	// The client's token. Placeholders such as `{env.AGENT_1_TOKEN}` keep it
+	// out of the config.
+	Token string `json:"token"`
+}
+
+// client is a Client compiled at Provision, by its token.
+type client struct {
+	name string
+	hash [sha256.Size]byte
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.credential_pool",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets up the handler.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.App("credential_pool")
+	if err != nil {
+		return fmt.Errorf("loading the credential_pool app: %w", err)
+	}
+	if h.pool, err = app.(*App).served(h.Pool); err != nil {
+		return err
+	}
+	if err := h.provisionClients(); err != nil {
+		return err
+	}
+	if h.OnExhausted == "" {
+		h.OnExhausted = onExhaustedServe
+	}
+	if h.Proxy == nil {
+		return h.pool.checkAuthorizationOnly()
+	}
+	if err := h.replaceTransport(); err != nil {
+		return err
+	}
+	return h.Proxy.Provision(ctx)
+}
+
+// Validate checks the options.
+func (h *Handler) Validate() error {
+	if h.OnExhausted != onExhaustedServe && h.OnExhausted != onExhaustedReject {
+		return fmt.Errorf("on_exhausted: %q is neither serve nor reject", h.OnExhausted)
+	}
+	if h.Retries != nil && *h.Retries < 0 {
+		return fmt.Errorf("retries: %d is negative", *h.Retries)
+	}
+	if h.ReplayLimit != nil && *h.ReplayLimit < 0 {
+		return fmt.Errorf("replay_limit: %d is negative", *h.ReplayLimit)
+	}
+	if h.Proxy == nil && (h.Retries != nil || h.ReplayLimit != nil) {
+		return errors.New("retries and replay_limit need an upstream on credential_pool itself: without one, nothing is retried")
+	}
+	return nil
+}
+
+// Cleanup ends what the proxy has started.
+func (h *Handler) Cleanup() error {
+	if h.Proxy == nil || h.Proxy.Transport == nil {
+		return nil // it was never provisioned, so it holds nothing
+	}
+	return h.Proxy.Cleanup()
+}
+
+func (h *Handler) provisionClients() error {
+	if h.AllowAnyClient == (len(h.Clients) > 0) {
+		if h.AllowAnyClient {
+			return errors.New("client and allow_any_client exclude each other")
+		}
+		return errors.New("no client may use the pool: add `client <name> <token>`, or allow_any_client if the network is closed")
+	}
+	repl := caddy.NewReplacer()
+	h.clients = make(map[string]client, len(h.Clients))
+	names := make(map[string]struct{}, len(h.Clients))
+	for _, c := range h.Clients {
+		if err := checkName("client", c.Name); err != nil {
+			return err
+		}
+		if _, twice := names[c.Name]; twice {
+			return fmt.Errorf("client %s is given twice", c.Name)
+		}
+		names[c.Name] = struct{}{}
+		token, err := expand(repl, c.Token)
+		if err != nil {
+			return fmt.Errorf("client %s: token: %w", c.Name, err)
+		}
+		if len(token) < minSecret || strings.ContainsAny(token, " \t\r\n") {
+			return fmt.Errorf("client %s: the token needs at least %d characters and no space", c.Name, minSecret)
+		}
+		if other, ok := h.clients[token]; ok {
+			return fmt.Errorf("clients %s and %s have the same token", other.name, c.Name)
+		}
+		h.clients[token] = client{c.Name, sha256.Sum256([]byte(token))}
+	}
+	return nil
+}
+
+// replaceTransport makes the proxy use ours. That is done in its configuration:
+// once it is provisioned, its health checks use the transport that it has.
+func (h *Handler) replaceTransport() error {
+	if h.Proxy.DynamicUpstreamsRaw != nil {
+		return errors.New("proxy: dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
+	}
+	if len(h.Proxy.Upstreams) == 0 {
+		return errors.New("proxy: no upstream is given")
+	}
+	for _, u := range h.Proxy.Upstreams {
+		if strings.Contains(u.Dial, "{") {
+			return errors.New("proxy: an upstream's address holds a placeholder: a credential goes only to upstreams that the config names")
+		}
+	}
+	config := make(map[string]json.RawMessage)
+	if h.Proxy.TransportRaw != nil {
+		if err := json.Unmarshal(h.Proxy.TransportRaw, &config); err != nil {
+			return fmt.Errorf("proxy: transport: %w", err)
+		}
+	}
+	if protocol, ok := config["protocol"]; ok && !bytes.Equal(protocol, []byte(`"http"`)) && !bytes.Equal(protocol, []byte(`"credential_pool"`)) {
+		return fmt.Errorf("proxy: transport %s can't carry a credential; only http can", protocol)
+	}
+	config["protocol"] = json.RawMessage(`"credential_pool"`)
+	raw, err := json.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("proxy: transport: %w", err)
+	}
+	h.Proxy.TransportRaw = raw
+	return nil
+}
+
+func (h *Handler) retries() int {
+	if h.Retries != nil {
+		return *h.Retries
+	}
+	return defaultRetries
+}
+
+func (h *Handler) replayLimit() int64 {
+	if h.ReplayLimit != nil {
+		return *h.ReplayLimit
+	}
+	return defaultReplayLimit
+}
+
+// ServeHTTP implements [caddyhttp.MiddlewareHandler].
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if refused := h.refuse(w, r); refused {
+		return nil
+	}
+	if h.Proxy == nil {
+		return h.serveNext(w, r, next)
+	}
+	x := &exchange{pool: h.pool, handler: h}
+	defer x.close()
+	return h.Proxy.ServeHTTP(w, r.WithContext(withExchange(r.Context(), x)), next)
+}
+
+// refuse answers requests that may not use the pool. It reports whether it did.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
+	if !allowedMethod(r) {
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		answer(w, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
+		return true
+	}
+	if !h.AllowAnyClient && !h.known(r) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)
+		answer(w, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
+		return true
+	}
+	return false
+}
+
+// allowedMethod reports whether the method may reach an upstream with a
+// credential. TRACE would echo it. A CONNECT passes only as an extended one for
+// a WebSocket (RFC 8441, RFC 9220).
+func allowedMethod(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodTrace:
+		return false
+	case http.MethodConnect:
+		return r.Header.Get(":protocol") == "websocket" || (r.ProtoMajor == 3 && r.Proto == "websocket")
+	}
+	upgrade := r.Header.Get("Upgrade")
+	return upgrade == "" || strings.EqualFold(strings.TrimSpace(upgrade), "websocket")
+}
+
+// known reports whether the request shows the token of one of the clients.
+func (h *Handler) known(r *http.Request) bool {
+	bearer, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(bearer, "Bearer") && h.matches(strings.TrimSpace(token)) {
+		return true
+	}
+	return h.matches(h.pool.injections[0].presented(r.Header))
+}
+
+// matches compares with every client's token in a time that does not tell
+// which one came close.
+func (h *Handler) matches(token string) bool {
+	if token == "" {
+		return false
+	}
+	sum := sha256.Sum256([]byte(token))
+	found := 0
+	for _, c := range h.clients {
+		found |= subtle.ConstantTimeCompare(sum[:], c.hash[:])
+	}
+	return found == 1
+}
+
+// answer writes a JSON error of our own.
+func answer(w http.ResponseWriter, status int, e localError) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(e.json())
+}
+
+// serveNext sets the active member's credential for the next handler and
+// watches what it answers.
+func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	x := &exchange{pool: h.pool, handler: h}
+	lease, a, err := x.first(time.Now())
+	if err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	if a == nil {
+		status, header, body := h.pool.refusal(time.Now())
+		for name, values := range header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(status)
+		_, err := w.Write(body)
+		return err
+	}
+	out := new(http.Request)
+	*out = *r
+	header := r.Header.Clone()
+	cutConnection(header)
+	out.Header = h.pool.outgoingHeader(header, a, h.clients)
+	out.URL = outgoingURL(r.URL, h.clients)
+	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease, armed: a}
+	err = next.ServeHTTP(watch, out)
+	watch.finish()
+	return err
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,142 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// KindStatic is the kind of a credential that stays as it was put: a key or a
+// token, with optional extra fields.
+const KindStatic = "static"
+
+// Bounds of what can be put.
+const (
+	maxNameLen  = 63       // bytes in one segment of a name, or in a field's name
+	maxFields   = 32       // extra fields of one credential
+	maxValueLen = 32 << 10 // bytes in a secret or a field's value
+)
+
+// Credential is one secret of the vault, with all that belongs to it.
+type Credential struct {
+	// Name is "<pool>/<member>". Each of the two has 1 to 63 of a-z, 0-9, _
+	// and -, and starts with a letter or digit.
+	Name string
+
+	// Kind is KindStatic.
+	Kind string
+
+	// ID tells two credentials apart that had the same name one after the
+	// other. Every put makes a new one.
+	ID string
+
+	// Generation counts the secrets that were kept under one ID, from 1.
+	Generation uint64
+
+	// Updated is when the record was written, in UTC, in whole seconds.
+	Updated time.Time
+
+	// Secret is UTF-8 of 1 to 32,768 bytes without control characters of
+	// ASCII, since it travels in HTTP headers.
+	Secret Secret
+
+	// Fields are further values that the API wants beside the secret, such as
+	// an account's ID: at most 32, each bounded as Secret is. Their names have
+	// 1 to 63 of a-z, 0-9 and _, and start with a letter.
+	Fields map[string]Secret
+}
+
+// Info is what may be shown of a credential: all but its values.
+type Info struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`
+	ID      string    `json:"id"`
+	Updated time.Time `json:"updated,omitzero"`
+
+	// Fields are the names of the extra fields, sorted, and never nil.
+	Fields []string `json:"fields"`
+
+	// Error says why the record can't be used; then all but Name is empty.
+	Error string `json:"error,omitempty"`
+}
+
+func (c Credential) info() Info {
+	fields := slices.AppendSeq([]string{}, maps.Keys(c.Fields))
+	slices.Sort(fields)
+	return Info{Name: c.Name, Kind: c.Kind, ID: c.ID, Updated: c.Updated, Fields: fields}
+}
+
+// check reports what is wrong with the parts that the operator gives. Its errors
+// show no value, and no field's name that is not well formed either, in case it
+// is a value in the wrong place.
+func (c Credential) check() error {
+	if c.Kind != KindStatic {
+		return fmt.Errorf("kind is not known (known: %s)", KindStatic)
+	}
+	if err := checkValue(c.Secret.Reveal()); err != nil {
+		return fmt.Errorf("secret %w", err)
+	}
+	if len(c.Fields) > maxFields {
+		return fmt.Errorf("%d fields are too many (at most %d)", len(c.Fields), maxFields)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Fields)) {
+		if !validFieldName(name) {
+			return errors.New("a field's name is not of 1 to 63 of a-z, 0-9 and _, starting with a letter")
+		}
+		if err := checkValue(c.Fields[name].Reveal()); err != nil {
+			return fmt.Errorf("field %q %w", name, err)
+		}
+	}
+	return nil
+}
+
+// checkValue finishes the sentence that begins with what the value is.
+func checkValue(s string) error {
+	switch {
+	case s == "":
+		return errors.New("is empty")
+	case len(s) > maxValueLen:
+		return fmt.Errorf("has more than %d bytes", maxValueLen)
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return errors.New("has a control character, such as a line break")
+	case !utf8.ValidString(s):
+		return errors.New("is not UTF-8")
+	}
+	return nil
+}
+
+func validFieldName(s string) bool {
+	return len(s) >= 1 && len(s) <= maxNameLen && isLower(s[0]) &&
+		!strings.ContainsFunc(s, func(r rune) bool { return !isWord(r) })
+}
+
+// checkName refuses all that is not "<pool>/<member>". The name becomes part of
+// a key, and storage does not clean its keys.
+func checkName(name string) error {
+	pool, member, _ := strings.Cut(name, "/")
+	if validSegment(pool) && validSegment(member) {
+		return nil
+	}
+	const shown = 64
+	more := ""
+	if len(name) > shown {
+		name, more = name[:shown], "..."
+	}
+	return fmt.Errorf("name %q%s is not <pool>/<member>, each of 1 to %d of a-z, 0-9, _ and -, "+
+		"starting with a letter or digit", name, more, maxNameLen)
+}
+
+func validSegment(s string) bool {
+	return len(s) >= 1 && len(s) <= maxNameLen && (isLower(s[0]) || isDigit(s[0])) &&
+		!strings.ContainsFunc(s, func(r rune) bool { return !isWord(r) && r != '-' })
+}
+
+func isLower[T byte | rune](c T) bool { return 'a' <= c && c <= 'z' }
+
+func isDigit[T byte | rune](c T) bool { return '0' <= c && c <= '9' }
+
+func isWord(r rune) bool { return isLower(r) || isDigit(r) || r == '_' }
