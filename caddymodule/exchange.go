@@ -200,13 +200,13 @@ func (sp *servedPool) addRetryAfter(h http.Header) {
 		return
 	}
 	if out := sp.Outlook(now); out.First != "" {
-		h.Set("Retry-After", retryAfter(out.Until.Sub(now)))
+		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
 }
 
-// retryAfter is a wait in whole seconds, at least one (RFC 9110, section
+// waitSeconds is a wait in whole seconds, at least one (RFC 9110, section
 // 10.2.3).
-func retryAfter(wait time.Duration) string {
+func waitSeconds(wait time.Duration) string {
 	return strconv.Itoa(max(1, int(math.Ceil(wait.Seconds()))))
 }
 
@@ -238,7 +238,7 @@ func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, body []
 		e.Message = "no account of the pool " + strconv.Quote(sp.Name()) + " has a credential that works"
 	}
 	if out.First != "" && !out.NeedsOperator {
-		h.Set("Retry-After", retryAfter(out.Until.Sub(now)))
+		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
 	h.Set("Content-Type", "application/json")
 	body = e.json()

@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
 	"github.com/credentialpool/caddy-credential-pool/pool/classify"
@@ -16,15 +18,37 @@ type servedPool struct {
 	provider   *classify.Provider
 	injections []injection
 
-	// inline are the credentials that stand in the configuration, by member.
-	inline map[string]vault.Credential
+	shared  *sharedState
+	metrics *poolMetrics
 
-	// armed holds what is put into a request, by the member's position; nil
-	// while the member is missing.
-	armed []atomic.Pointer[armed]
+	// names are the members', by position.
 	names []string
 
-	metrics *poolMetrics
+	// inline are the members whose secret stands in the config.
+	inline map[string]struct{}
+
+	// armed holds what is put into a request, by position; nil while the member
+	// is missing.
+	armed []atomic.Pointer[armed]
+
+	// looking guards the stamps, by position: what was seen at the last look
+	// into the vault.
+	looking sync.Mutex
+	stamps  []vault.Stamp
+}
+
+// isInline reports whether the member's secret stands in the config.
+func (sp *servedPool) isInline(member string) bool {
+	_, ok := sp.inline[member]
+	return ok
+}
+
+// kind returns the kind of the member's credential; empty while it is missing.
+func (sp *servedPool) kind(position int) string {
+	if a := sp.armed[position].Load(); a != nil {
+		return a.kind
+	}
+	return ""
 }
 
 // armed is a member's credential, rendered once for all requests.
@@ -92,4 +116,13 @@ func (sp *servedPool) arms(l pool.Lease) *armed {
 		return nil
 	}
 	return a
+}
+
+// poolStatuses returns what the operator sees of all pools, sorted by name.
+func (a *App) poolStatuses(now time.Time) []pool.Status {
+	statuses := make([]pool.Status, 0, len(a.pools))
+	for _, name := range a.poolNames() {
+		statuses = append(statuses, a.pools[name].Status(now))
+	}
+	return statuses
 }

@@ -83,7 +83,7 @@ func makeIdentityFile(path string) (made bool, err error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("making an identity (%s): %w", howToSet, err)
+		return false, fmt.Errorf("making an identity: %w (if this file system can't link files, %s)", err, setIdentity)
 	}
 	syncDir(dir)
 	return true, nil

@@ -44,7 +44,7 @@ const (
 	prefix = "credential_pool/credentials"
 	suffix = ".age"
 
-	howToSet = "to bring your own, set `vault { identity ... }` in credential_pool"
+	setIdentity = "set `vault { identity ... }` in credential_pool"
 )
 
 // Vault keeps credentials in a storage. It holds no secret itself: each call
@@ -92,8 +92,7 @@ func New(storage certmagic.Storage, identities []string, logger *zap.Logger) (*V
 // owner alone.
 func (v *Vault) CanPut() error {
 	if len(v.configured) == 0 && v.file == "" {
-		return fmt.Errorf("%w: set `vault { identity ... }` in credential_pool; "+
-			"one is made by itself in file-system storage only", ErrNoIdentity)
+		return fmt.Errorf("%w: %s (one is made by itself in file-system storage only)", ErrNoIdentity, setIdentity)
 	}
 	return nil
 }
@@ -141,7 +140,7 @@ func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error
 		return Info{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := c.check(); err != nil {
-		return Info{}, fmt.Errorf("%w: credential %q: %w", ErrInvalid, name, err)
+		return Info{}, fmt.Errorf("%w %q: %w", ErrInvalid, name, err)
 	}
 	to, err := v.recipient(ctx)
 	if err != nil {
@@ -271,10 +270,7 @@ func (v *Vault) identities() ([]age.Identity, error) {
 func (v *Vault) recipient(ctx context.Context) (age.Recipient, error) {
 	ids, err := v.identities()
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := v.makeIdentity(ctx); err != nil {
-			return nil, err
-		}
-		ids, err = v.identities()
+		ids, err = v.makeIdentity(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -282,22 +278,32 @@ func (v *Vault) recipient(ctx context.Context) (age.Recipient, error) {
 	return recipientOf(ids[0])
 }
 
-func (v *Vault) makeIdentity(ctx context.Context) error {
+// makeIdentity makes the identity that was missing just now, or returns the one
+// that another process has made since.
+func (v *Vault) makeIdentity(ctx context.Context) ([]age.Identity, error) {
 	keys, err := v.keys(ctx)
 	if err != nil {
-		return fmt.Errorf("looking for records before making an identity: %w", err)
+		return nil, fmt.Errorf("looking for records before making an identity: %w", err)
 	}
 	if len(keys) > 0 {
-		return fmt.Errorf("%w: there are records already, but not the identity that they were made with, "+
-			"and a new one would not decrypt them: restore %s, or set `vault { identity ... }` in credential_pool",
-			ErrNoIdentity, v.file)
+		// Another process that makes the identity does so before its first
+		// record, so its record can't be seen without its identity.
+		ids, err := v.identities()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: there are records already, and a new identity would not decrypt them: "+
+				"restore %s, or %s", ErrNoIdentity, v.file, setIdentity)
+		}
+		return ids, err
 	}
 	made, err := makeIdentityFile(v.file)
+	if err != nil {
+		return nil, err
+	}
 	if made {
-		v.logger.Info("made an identity that encrypts the credentials; keep a copy of it, apart from theirs",
+		v.logger.Info("made the identity that decrypts the credentials; keep a copy of it, apart from theirs",
 			zap.String("file", v.file))
 	}
-	return err
+	return v.identities()
 }
 
 func key(name string) string { return prefix + "/" + name + suffix }

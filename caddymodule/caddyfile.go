@@ -1,0 +1,389 @@
+package caddymodule
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/dustin/go-humanize"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("credential_pool", parseApp)
+	httpcaddyfile.RegisterHandlerDirective("credential_pool", parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder("credential_pool", httpcaddyfile.Before, "reverse_proxy")
+}
+
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global option credential_pool is given twice")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "credential_pool", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	credential_pool {
+//	    vault {
+//	        identity <placeholder>
+//	    }
+//	    pool <name> {
+//	        provider     <name>
+//	        member       <name> [<placeholder>]
+//	        cooldown     <kind> <base> [<cap>]
+//	        max_cooldown <duration>
+//	        park_for     <duration>
+//	        inject       header <name> <template>
+//	    }
+//	    notify        <notifier> …
+//	    notice_window <duration>
+//	    sync_interval <duration>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the option's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch word := d.Val(); word {
+		case "vault":
+			err = a.unmarshalVault(d)
+		case "pool":
+			err = a.unmarshalPool(d)
+		case "notify":
+			err = a.unmarshalNotifier(d)
+		case "notice_window":
+			err = oneDuration(d, &a.NoticeWindow)
+		case "sync_interval":
+			err = oneDuration(d, &a.SyncInterval)
+		default:
+			err = unknownWord(d, word, "vault, pool, notify, notice_window, sync_interval")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) unmarshalVault(d *caddyfile.Dispenser) error {
+	if a.Vault != nil {
+		return d.Err("vault is given twice")
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	a.Vault = new(VaultConfig)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if word := d.Val(); word != "identity" {
+			return unknownWord(d, word, "identity")
+		}
+		var identity string
+		if err := oneArg(d, &identity); err != nil {
+			return err
+		}
+		a.Vault.Identities = append(a.Vault.Identities, identity)
+	}
+	return nil
+}
+
+func (a *App) unmarshalNotifier(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	unm, err := caddyfile.UnmarshalModule(d, "credential_pool.notifiers."+name)
+	if err != nil {
+		return err
+	}
+	a.NotifiersRaw = append(a.NotifiersRaw, caddyconfig.JSONModuleObject(unm, "notifier", name, nil))
+	return nil
+}
+
+func (a *App) unmarshalPool(d *caddyfile.Dispenser) error {
+	var name string
+	if err := oneArg(d, &name); err != nil {
+		return err
+	}
+	if err := checkName("pool", name); err != nil {
+		return d.WrapErr(err)
+	}
+	if _, twice := a.Pools[name]; twice {
+		return d.Errf("pool %s is given twice", name)
+	}
+	cfg := new(PoolConfig)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := cfg.unmarshalWord(d, d.Val()); err != nil {
+			return err
+		}
+	}
+	if len(cfg.Members) == 0 {
+		return d.Errf("pool %s has no member", name)
+	}
+	if a.Pools == nil {
+		a.Pools = make(map[string]*PoolConfig)
+	}
+	a.Pools[name] = cfg
+	return nil
+}
+
+func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error {
+	switch word {
+	case "provider":
+		if cfg.Provider != "" {
+			return d.Err("provider is given twice")
+		}
+		return oneArg(d, &cfg.Provider)
+	case "member":
+		return cfg.unmarshalMember(d)
+	case "cooldown":
+		return cfg.unmarshalCooldown(d)
+	case "max_cooldown":
+		return oneDuration(d, &cfg.MaxCooldown)
+	case "park_for":
+		return oneDuration(d, &cfg.ParkFor)
+	case "inject":
+		args := d.RemainingArgs()
+		if len(args) != 3 {
+			return d.Err("inject wants: header <name> <template>; put a template with a space in quotes")
+		}
+		in := Injection{In: args[0], Name: args[1], Template: args[2]}
+		if _, err := in.compile(); err != nil {
+			return d.WrapErr(err)
+		}
+		cfg.Inject = append(cfg.Inject, in)
+		return nil
+	default:
+		return unknownWord(d, word, "provider, member, cooldown, max_cooldown, park_for, inject")
+	}
+}
+
+func (cfg *PoolConfig) unmarshalMember(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.ArgErr()
+	}
+	m := Member{Name: args[0]}
+	if err := checkName("member", m.Name); err != nil {
+		return d.WrapErr(err)
+	}
+	for _, other := range cfg.Members {
+		if other.Name == m.Name {
+			return d.Errf("member %s is given twice", m.Name)
+		}
+	}
+	if len(args) == 2 {
+		if m.Secret = args[1]; !placeholder.MatchString(m.Secret) {
+			return d.Errf("member %s: %w", m.Name, errSecretInConfig)
+		}
+	}
+	cfg.Members = append(cfg.Members, m)
+	return nil
+}
+
+func (cfg *PoolConfig) unmarshalCooldown(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 || len(args) > 3 {
+		return d.Errf("cooldown wants: <kind> <base> [<cap>], where kind is one of %s", benchingKinds())
+	}
+	if _, twice := cfg.Cooldowns[args[0]]; twice {
+		return d.Errf("cooldown %s is given twice", args[0])
+	}
+	var cd Cooldown
+	for i, to := range []*caddy.Duration{&cd.Base, &cd.Cap}[:len(args)-1] {
+		dur, err := caddy.ParseDuration(args[i+1])
+		if err != nil {
+			return d.Errf("cooldown %s: %q is not a duration such as 60s or 30m", args[0], args[i+1])
+		}
+		*to = caddy.Duration(dur)
+	}
+	if cfg.Cooldowns == nil {
+		cfg.Cooldowns = make(map[string]Cooldown)
+	}
+	cfg.Cooldowns[args[0]] = cd
+	if _, err := cfg.poolConfig(); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+// parseHandler sets up the handler from Caddyfile tokens. Syntax:
+//
+//	credential_pool [<matcher>] <pool> [<upstreams…>] {
+//	    client           <name> <token>
+//	    allow_any_client
+//	    retries          <count>
+//	    replay_limit     <size>
+//	    on_exhausted     serve|reject
+//
+//	    # and, with an upstream, any subdirective of reverse_proxy
+//	}
+func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h.Next() // the directive's name
+	if !h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	handler := &Handler{Pool: h.Val()}
+	if err := checkName("pool", handler.Pool); err != nil {
+		return nil, h.WrapErr(err)
+	}
+	h.Reset()
+
+	// What is left of the segment once our own words are taken out is
+	// reverse_proxy's.
+	d := h.NewFromNextSegment()
+	d.Next()
+	d.NextArg()
+	d.Delete()
+	upstreams := len(d.RemainingArgs()) > 0
+	foreign, err := handler.takeWords(d)
+	if err != nil {
+		return nil, err
+	}
+	if !upstreams && foreign != "to" {
+		if foreign != "" {
+			return nil, h.Errf("unknown word %s; known: %s (and, if credential_pool is given an upstream, those of reverse_proxy)", foreign, handlerWords)
+		}
+		return handler, nil
+	}
+	d.Reset()
+	handler.Proxy = new(reverseproxy.Handler)
+	if err := handler.Proxy.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return handler, handler.Proxy.FinalizeUnmarshalCaddyfile(h)
+}
+
+const handlerWords = "client, allow_any_client, retries, replay_limit, on_exhausted"
+
+// takeWords reads the handler's own words and deletes them. It returns a word
+// that is not: `to` if there is one, for then reverse_proxy takes all others
+// too, else the first.
+func (h *Handler) takeWords(d *caddyfile.Dispenser) (foreign string, err error) {
+	for d.NextBlock(0) {
+		if d.Nesting() != 1 {
+			continue // inside of one of reverse_proxy's blocks
+		}
+		word := d.Val()
+		own, err := h.takeWord(d, word)
+		if err != nil {
+			return "", err
+		}
+		if !own {
+			if foreign == "" || word == "to" || word == "dynamic" {
+				foreign = word
+			}
+			d.RemainingArgs()
+		}
+	}
+	if foreign == "dynamic" {
+		return "", d.Err("dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
+	}
+	return foreign, nil
+}
+
+// takeWord reads one of the handler's own words and deletes it. It reports
+// whether it is one.
+func (h *Handler) takeWord(d *caddyfile.Dispenser, word string) (bool, error) {
+	want := 1
+	switch word {
+	case "client":
+		want = 2
+	case "allow_any_client":
+		want = 0
+	case "retries", "replay_limit", "on_exhausted":
+	default:
+		return false, nil
+	}
+	args := d.RemainingArgs()
+	if len(args) != want {
+		return true, d.Errf("%s wants %d argument(s), got %d", word, want, len(args))
+	}
+	if err := h.setWord(d, word, args); err != nil {
+		return true, err
+	}
+	d.DeleteN(1 + len(args))
+	return true, nil
+}
+
+func (h *Handler) setWord(d *caddyfile.Dispenser, word string, args []string) error {
+	twice := false
+	switch word {
+	case "client":
+		if err := checkName("client", args[0]); err != nil {
+			return d.WrapErr(err)
+		}
+		h.Clients = append(h.Clients, Client{Name: args[0], Token: args[1]})
+	case "allow_any_client":
+		twice, h.AllowAnyClient = h.AllowAnyClient, true
+	case "retries":
+		n, err := strconv.Atoi(args[0])
+		if err != nil || n < 0 {
+			return d.Errf("retries: %q is not a count", args[0])
+		}
+		twice, h.Retries = h.Retries != nil, &n
+	case "replay_limit":
+		size, err := humanize.ParseBytes(args[0])
+		if err != nil || size > 1<<40 {
+			return d.Errf("replay_limit: %q is not a size such as 10MiB", args[0])
+		}
+		n := int64(size) //nolint:gosec // bounded above
+		twice, h.ReplayLimit = h.ReplayLimit != nil, &n
+	case "on_exhausted":
+		if args[0] != onExhaustedServe && args[0] != onExhaustedReject {
+			return d.Errf("on_exhausted: %q is neither serve nor reject", args[0])
+		}
+		twice, h.OnExhausted = h.OnExhausted != "", args[0]
+	}
+	if twice {
+		return d.Errf("%s is given twice", word)
+	}
+	return nil
+}
+
+// oneArg reads the one argument of a word.
+func oneArg(d *caddyfile.Dispenser, to *string) error {
+	args := d.RemainingArgs()
+	if len(args) != 1 {
+		return d.ArgErr()
+	}
+	*to = args[0]
+	return nil
+}
+
+// oneDuration reads the one argument of a word that is given once.
+func oneDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
+	word := d.Val()
+	if *to != 0 {
+		return d.Errf("%s is given twice", word)
+	}
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	dur, err := caddy.ParseDuration(text)
+	if err != nil || dur <= 0 {
+		return d.Errf("%s: %q is not a duration such as 30s or 5m", word, text)
+	}
+	*to = caddy.Duration(dur)
+	return nil
+}
+
+func unknownWord(d *caddyfile.Dispenser, word, known string) error {
+	return d.Errf("unknown word %s; known: %s", strings.ToValidUTF8(printable(word), "?"), known)
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+)
