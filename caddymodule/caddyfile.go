@@ -230,20 +230,18 @@ func (cfg *PoolConfig) unmarshalCooldown(d *caddyfile.Dispenser) error {
 //	}
 func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // the directive's name
-	if !h.NextArg() {
-		return nil, h.ArgErr()
-	}
-	handler := &Handler{Pool: h.Val()}
-	if err := checkName("pool", handler.Pool); err != nil {
-		return nil, h.WrapErr(err)
-	}
-	h.Reset()
 
 	// What is left of the segment once our own words are taken out is
 	// reverse_proxy's.
 	d := h.NewFromNextSegment()
 	d.Next()
-	d.NextArg()
+	if !d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	handler := &Handler{Pool: d.Val()}
+	if err := checkName("pool", handler.Pool); err != nil {
+		return nil, d.WrapErr(err)
+	}
 	d.Delete()
 	upstreams := len(d.RemainingArgs()) > 0
 	foreign, err := handler.takeWords(d)

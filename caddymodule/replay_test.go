@@ -432,7 +432,15 @@ func TestRecorder_hangingRead(t *testing.T) {
 // net/http's Read for the first attempt hangs while the second is made.
 func TestRecorder_earlyAnswerOfARealUpstream(t *testing.T) {
 	early := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		// Otherwise the server would read the body before it answers.
+		answer := http.NewResponseController(w)
+		if err := answer.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
 		w.WriteHeader(http.StatusTooManyRequests)
+		if err := answer.Flush(); err != nil {
+			t.Error(err)
+		}
 	}))
 	defer early.Close()
 	got := make(chan []byte, 1)
@@ -442,16 +450,18 @@ func TestRecorder_earlyAnswerOfARealUpstream(t *testing.T) {
 	}))
 	defer upstream.Close()
 
-	source, client := net.Pipe() // unlike a file, its Read cannot be cut short by us
+	source, client := net.Pipe()
 	defer source.Close()
 	want := text(300_000)
 	r, _ := testRecorder(t, source, 1<<20, 2<<20)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
 	attempt := func(url string) *http.Response {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, mustAttempt(t, r))
 		if err != nil {
 			t.Fatal(err)
 		}
-		res, err := http.DefaultTransport.RoundTrip(req)
+		res, err := transport.RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}
