@@ -76,7 +76,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 			}
 			return nil, err
 		}
-		v := x.judge(res)
+		res, v := x.judge(res)
 		lease.Report(time.Now(), v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
 		if v.Meaning.Benches() && res.StatusCode < 500 {
@@ -156,13 +156,14 @@ func (x *exchange) attempt(req *http.Request, next http.RoundTripper, a *armed) 
 	return res, hints, err
 }
 
-// judge says what the answer means for the member.
-func (x *exchange) judge(res *http.Response) pool.Verdict {
+// judge says what the answer means for the member. The answer that it returns
+// takes the place of the one given.
+func (x *exchange) judge(res *http.Response) (*http.Response, pool.Verdict) {
 	answer := classify.Answer{Status: res.StatusCode, Header: res.Header, Now: time.Now()}
 	if x.pool.provider.NeedsBody(res.StatusCode, res.Header) {
-		answer.Body = peek(res, peekBytes, peekTime)
+		res, answer.Body = peek(res, peekBytes, peekTime)
 	}
-	return x.pool.provider.Classify(answer)
+	return res, x.pool.provider.Classify(answer)
 }
 
 // giveBack makes the answer the client's.

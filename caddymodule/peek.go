@@ -183,14 +183,15 @@ func discard(res *http.Response) {
 		res.Body.Close()
 		return
 	}
+	body := res.Body
 	go func() {
 		defer discards.Add(-1)
 		// Close ends a Read that hangs, so the timer bounds the goroutine.
-		timer := time.AfterFunc(peekTime, func() { res.Body.Close() })
+		timer := time.AfterFunc(peekTime, func() { body.Close() })
 		defer timer.Stop()
-		defer res.Body.Close()
+		defer body.Close()
 		// One byte more than allowed: the end must be seen, not just reached.
-		io.CopyN(io.Discard, res.Body, peekBytes+1) //nolint:errcheck // nobody waits for it
+		io.CopyN(io.Discard, body, peekBytes+1) //nolint:errcheck // nobody waits for it
 	}()
 }
 

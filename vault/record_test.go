@@ -234,7 +234,7 @@ func TestRecord_thatIsNoneIsCorrupt(t *testing.T) {
 		"in the clear":      []byte(canary),
 		"JSON in the clear": []byte(good),
 		"clear after intro": []byte("age-encryption.org/v1\n-> " + canary + "\n" + canary + "!\n"),
-		"too large":         sealPlain(t, bytes.Repeat([]byte(" "), maxRecordSize), id.Recipient()),
+		"too large":         sealPlain(t, []byte(good+strings.Repeat(" ", maxRecordSize)), id.Recipient()),
 		"empty content":     sealPlain(t, nil, id.Recipient()),
 		"null":              sealPlain(t, []byte("null"), id.Recipient()),
 		"not JSON":          sealPlain(t, []byte(canary), id.Recipient()),

@@ -573,20 +573,28 @@ func TestVault_stampTellsOfChanges(t *testing.T) {
 	_, err := v.Stamp(t.Context(), "openai/work")
 	wantError(t, "before the first put", err, ErrNotFound)
 
+	path := filepath.Join(dir, "credential_pool", "credentials", "openai", "work.age")
+	at := func(when time.Time) {
+		t.Helper()
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	then := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 	mustPut(t, v, "openai/work", "one")
+	at(then)
 	first := stamp()
 	if stamp() != first {
 		t.Error("stamp changed by itself")
 	}
 	mustPut(t, other, "openai/work", "three")
-	if stamp() == first {
+	at(then)
+	second := stamp()
+	if second == first {
 		t.Error("stamp is the same for another size")
 	}
-	path := filepath.Join(dir, "credential_pool", "credentials", "openai", "work.age")
-	second, later := stamp(), time.Now().Add(time.Second)
-	if err := os.Chtimes(path, later, later); err != nil {
-		t.Fatal(err)
-	}
+	at(then.Add(time.Second))
 	if stamp() == second {
 		t.Error("stamp is the same for another time")
 	}
