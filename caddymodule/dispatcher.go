@@ -50,6 +50,45 @@ var auditActions = map[pool.EventKind]string{
 	pool.CredentialMissing: "cred_missing",
 }
 
+// caddyEvents is the way to Caddy's events app.
+type caddyEvents struct {
+	emit func(name string, data map[string]any)
+
+	// started is closed when the whole configuration has started. Caddy starts
+	// apps in any order, and events before that get lost, or worse: the events
+	// app adds its handlers in Start, and does not lock them.
+	started <-chan struct{}
+}
+
+// eventEmitter returns the way to the events app of a configuration. It is to
+// be called in Provision.
+func eventEmitter(ctx caddy.Context) (caddyEvents, error) {
+	mod, err := ctx.App("events")
+	if err != nil {
+		return caddyEvents{}, fmt.Errorf("getting events app: %w", err)
+	}
+	app, ok := mod.(*caddyevents.App)
+	if !ok {
+		return caddyEvents{}, fmt.Errorf("events app has unexpected type %T", mod)
+	}
+	started := make(startedHandler)
+	if err := app.On("started", started); err != nil {
+		return caddyEvents{}, fmt.Errorf("waiting for the configuration to start: %w", err)
+	}
+	emit := func(name string, data map[string]any) { app.Emit(ctx, name, data) }
+	return caddyEvents{emit, started}, nil
+}
+
+// startedHandler is closed by the event that says that the configuration has
+// started, which comes once.
+type startedHandler chan struct{}
+
+// Handle implements caddyevents.Handler.
+func (h startedHandler) Handle(context.Context, caddy.Event) error {
+	close(h)
+	return nil
+}
+
 // dispatcher tells the notices of the process on behalf of one running
 // configuration: to its notifiers, its logs, the metrics, and as Caddy events.
 // It works in a goroutine of its own, so no request and no pool waits for any
@@ -59,7 +98,7 @@ type dispatcher struct {
 	notifiers []Notifier
 	logger    *zap.Logger
 	audit     *zap.Logger
-	emit      func(name string, data map[string]any)
+	events    caddyEvents
 
 	stopping chan struct{}
 	ctx      context.Context // ends when pending notices are no longer waited for
@@ -68,29 +107,15 @@ type dispatcher struct {
 }
 
 // newDispatcher makes a dispatcher that is yet to be started. The audit log is
-// the logger named audit below the one given. emit sends a Caddy event, see
-// eventEmitter.
-func newDispatcher(log *noticeLog, notifiers []Notifier, logger *zap.Logger, emit func(name string, data map[string]any)) *dispatcher {
+// the logger named audit below the one given.
+func newDispatcher(log *noticeLog, notifiers []Notifier, logger *zap.Logger, events caddyEvents) *dispatcher {
 	// Looked up here, since a pool that tells an event must not wait for a file.
 	instanceID()
-	return &dispatcher{log: log, notifiers: notifiers, logger: logger, audit: logger.Named("audit"), emit: emit}
+	return &dispatcher{log: log, notifiers: notifiers, logger: logger, audit: logger.Named("audit"), events: events}
 }
 
-// eventEmitter returns a function that sends Caddy events, for newDispatcher.
-// It is to be called in Provision.
-func eventEmitter(ctx caddy.Context) (func(name string, data map[string]any), error) {
-	app, err := ctx.App("events")
-	if err != nil {
-		return nil, fmt.Errorf("getting events app: %w", err)
-	}
-	events, ok := app.(*caddyevents.App)
-	if !ok {
-		return nil, fmt.Errorf("events app has unexpected type %T", app)
-	}
-	return func(name string, data map[string]any) { events.Emit(ctx, name, data) }, nil
-}
-
-// start starts the notifiers and the dispatching.
+// start starts the notifiers, and the dispatching once the whole configuration
+// has started: one that fails to start tells nothing.
 func (d *dispatcher) start() {
 	for _, n := range d.notifiers {
 		n.Start()
@@ -125,6 +150,9 @@ func (d *dispatcher) stop() {
 
 func (d *dispatcher) run() {
 	defer close(d.done)
+	if !d.inCharge() {
+		return
+	}
 	for {
 		select {
 		case n := <-d.log.pending:
@@ -136,6 +164,22 @@ func (d *dispatcher) run() {
 		if d.ctx.Err() != nil {
 			return
 		}
+	}
+}
+
+// inCharge waits until the configuration has started. It reports false if it
+// is stopped before: then what is pending is left to another one.
+func (d *dispatcher) inCharge() bool {
+	select {
+	case <-d.events.started:
+		return true
+	case <-d.stopping:
+	}
+	select {
+	case <-d.events.started:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -178,7 +222,7 @@ func (d *dispatcher) sendEvent(n Notice) {
 				zap.String("notice", n.ID), zap.Any("panic", r), zap.Stack("stack"))
 		}
 	}()
-	d.emit("credential_pool."+string(n.Kind), n.eventData())
+	d.events.emit("credential_pool."+string(n.Kind), n.eventData())
 }
 
 // fields are the notice in a log line.
@@ -223,3 +267,6 @@ func (n Notice) eventData() map[string]any {
 		"message":    n.Message,
 	}
 }
+
+// Interface guard
+var _ caddyevents.Handler = startedHandler(nil)

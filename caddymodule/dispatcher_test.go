@@ -20,44 +20,50 @@ import (
 	"github.com/credentialpool/caddy-credential-pool/pool"
 )
 
-// recorder is a notifier, and an emitter of events, that keeps what it got.
-type recorder struct {
-	mu      sync.Mutex
-	got     []string
-	stopped int
+// witness is a notifier, and an emitter of events, that keeps what it got.
+type witness struct {
+	mu  sync.Mutex
+	got []string
 }
 
-func (r *recorder) Start()               { r.add("start") }
-func (r *recorder) Notify(n Notice)      { r.add("notify " + n.Pool) }
-func (r *recorder) Stop(context.Context) { r.add("stop") }
+func (r *witness) Start()               { r.add("start") }
+func (r *witness) Notify(n Notice)      { r.add("notify " + n.Pool) }
+func (r *witness) Stop(context.Context) { r.add("stop") }
 
-func (r *recorder) emit(name string, data map[string]any) {
+func (r *witness) emit(name string, data map[string]any) {
 	r.add(fmt.Sprintf("event %s %s", name, data["pool"]))
 }
 
-func (r *recorder) add(s string) {
+func (r *witness) add(s string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.got = append(r.got, s)
 }
 
-func (r *recorder) all() []string {
+func (r *witness) all() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.got)
 }
 
-func event(kind pool.EventKind, name string) pool.Event {
+func testEvent(kind pool.EventKind, name string) pool.Event {
 	return pool.Event{Kind: kind, Time: time.Now(), Pool: name, From: "work", To: "home", Reason: "429", Meaning: pool.RateLimited}
+}
+
+// started is the events app of a configuration that has started.
+func started(emit func(string, map[string]any)) caddyEvents {
+	ch := make(chan struct{})
+	close(ch)
+	return caddyEvents{emit, ch}
 }
 
 func TestDispatcher_notifiersFirstEventLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, r := newNoticeLog(), new(recorder)
-		d := newDispatcher(l, []Notifier{r}, zap.NewNop(), r.emit)
+		l, r := newNoticeLog(), new(witness)
+		d := newDispatcher(l, []Notifier{r}, zap.NewNop(), started(r.emit))
 		d.start()
-		l.put(event(pool.Failover, "a"))
-		l.put(event(pool.Rotated, "b"))
+		l.put(testEvent(pool.Failover, "a"))
+		l.put(testEvent(pool.Rotated, "b"))
 		synctest.Wait()
 		d.stop()
 		want := []string{
@@ -76,7 +82,7 @@ func TestDispatcher_logsAndAudits(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	told := counters.notices.WithLabelValues(string(pool.Exhausted), outcomeTold)
 	before := testutil.ToFloat64(told)
-	d := newDispatcher(newNoticeLog(), nil, zap.New(core).Named("credential_pool"), func(string, map[string]any) {})
+	d := newDispatcher(newNoticeLog(), nil, zap.New(core).Named("credential_pool"), started(func(string, map[string]any) {}))
 	levels := map[pool.EventKind]zapcore.Level{
 		pool.Failover:          zapcore.WarnLevel,
 		pool.Exhausted:         zapcore.WarnLevel,
@@ -87,7 +93,7 @@ func TestDispatcher_logsAndAudits(t *testing.T) {
 		pool.MemberRecovered:   zapcore.InfoLevel,
 	}
 	for _, kind := range pool.EventKinds {
-		n := newNotice(event(kind, "openai"), "caddy-1")
+		n := newNotice(testEvent(kind, "openai"), "caddy-1")
 		d.dispatch(n)
 		lines := logs.TakeAll()
 		if len(lines) != 2 {
@@ -111,13 +117,13 @@ func TestDispatcher_logsAndAudits(t *testing.T) {
 
 func TestDispatcher_twoOfThemTellEachNoticeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, r := newNoticeLog(), new(recorder)
-		older := newDispatcher(l, nil, zap.NewNop(), r.emit)
-		newer := newDispatcher(l, nil, zap.NewNop(), r.emit)
+		l, r := newNoticeLog(), new(witness)
+		older := newDispatcher(l, nil, zap.NewNop(), started(r.emit))
+		newer := newDispatcher(l, nil, zap.NewNop(), started(r.emit))
 		older.start()
 		newer.start()
 		for i := range 100 {
-			l.put(event(pool.Parked, fmt.Sprint("p", i)))
+			l.put(testEvent(pool.Parked, fmt.Sprint("p", i)))
 			if i == 50 {
 				older.stop()
 			}
@@ -133,11 +139,11 @@ func TestDispatcher_twoOfThemTellEachNoticeOnce(t *testing.T) {
 
 func TestDispatcher_stopTellsWhatIsPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, r := newNoticeLog(), new(recorder)
+		l, r := newNoticeLog(), new(witness)
 		for range 100 {
-			l.put(event(pool.Parked, "p"))
+			l.put(testEvent(pool.Parked, "p"))
 		}
-		d := newDispatcher(l, nil, zap.NewNop(), r.emit)
+		d := newDispatcher(l, nil, zap.NewNop(), started(r.emit))
 		d.start()
 		d.stop()
 		if got := len(r.all()); got != 100 {
@@ -146,9 +152,32 @@ func TestDispatcher_stopTellsWhatIsPending(t *testing.T) {
 	})
 }
 
+func TestDispatcher_tellsNothingBeforeTheConfigurationHasStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, r := newNoticeLog(), new(witness)
+		l.put(testEvent(pool.Parked, "p"))
+		ch := make(chan struct{})
+		failed := newDispatcher(l, nil, zap.NewNop(), caddyEvents{r.emit, make(chan struct{})})
+		slow := newDispatcher(l, nil, zap.NewNop(), caddyEvents{r.emit, ch})
+		failed.start()
+		slow.start()
+		synctest.Wait()
+		failed.stop()
+		if got := r.all(); len(got) != 0 {
+			t.Errorf("told too early: %q", got)
+		}
+		close(ch)
+		synctest.Wait()
+		if got := r.all(); len(got) != 1 {
+			t.Errorf("told %q, want the one notice", got)
+		}
+		slow.stop()
+	})
+}
+
 func TestDispatcher_stopWithoutStart(t *testing.T) {
-	r := new(recorder)
-	newDispatcher(newNoticeLog(), []Notifier{r}, zap.NewNop(), r.emit).stop()
+	r := new(witness)
+	newDispatcher(newNoticeLog(), []Notifier{r}, zap.NewNop(), started(r.emit)).stop()
 	(*dispatcher)(nil).stop()
 	if got := r.all(); len(got) != 0 {
 		t.Errorf("a notifier that was not started got %q", got)
@@ -157,12 +186,12 @@ func TestDispatcher_stopWithoutStart(t *testing.T) {
 
 func TestDispatcher_hangingEventHandlerDelaysNeitherNotifiersNorShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, r := newNoticeLog(), new(recorder)
+		l, r := newNoticeLog(), new(witness)
 		release := make(chan struct{})
-		d := newDispatcher(l, []Notifier{r}, zap.NewNop(), func(string, map[string]any) { <-release })
+		d := newDispatcher(l, []Notifier{r}, zap.NewNop(), started(func(string, map[string]any) { <-release }))
 		d.start()
-		l.put(event(pool.Exhausted, "a"))
-		l.put(event(pool.Exhausted, "b"))
+		l.put(testEvent(pool.Exhausted, "a"))
+		l.put(testEvent(pool.Exhausted, "b"))
 		synctest.Wait()
 		if got := r.all(); !slices.Contains(got, "notify a") {
 			t.Errorf("while the handler of its event hangs, the notice is not passed on: %q", got)
@@ -186,16 +215,16 @@ func TestDispatcher_hangingEventHandlerDelaysNeitherNotifiersNorShutdown(t *test
 func TestDispatcher_survivesAPanicOfAnEventHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.ErrorLevel)
-		l, r := newNoticeLog(), new(recorder)
-		d := newDispatcher(l, nil, zap.New(core), func(name string, data map[string]any) {
+		l, r := newNoticeLog(), new(witness)
+		d := newDispatcher(l, nil, zap.New(core), started(func(name string, data map[string]any) {
 			if data["pool"] == "a" {
 				panic("handler")
 			}
 			r.emit(name, data)
-		})
+		}))
 		d.start()
-		l.put(event(pool.Parked, "a"))
-		l.put(event(pool.Parked, "b"))
+		l.put(testEvent(pool.Parked, "a"))
+		l.put(testEvent(pool.Parked, "b"))
 		d.stop()
 		if got := r.all(); !slices.Equal(got, []string{"event credential_pool.parked b"}) {
 			t.Errorf("after a panic: %q", got)
@@ -207,7 +236,7 @@ func TestDispatcher_survivesAPanicOfAnEventHandler(t *testing.T) {
 }
 
 func TestNotice_eventHasEveryKeyOfTheJSON(t *testing.T) {
-	data := newNotice(event(pool.Failover, "p"), "i").eventData()
+	data := newNotice(testEvent(pool.Failover, "p"), "i").eventData()
 	for key := range strings.FieldsSeq("id time kind pool from to reason meaning until suppressed instance message") {
 		if _, ok := data[key]; !ok {
 			t.Errorf("the event has no %s", key)
@@ -215,31 +244,39 @@ func TestNotice_eventHasEveryKeyOfTheJSON(t *testing.T) {
 	}
 }
 
-// eventsOfCaddy is what the handler of the events app got in this test.
-var eventsOfCaddy = make(chan caddy.Event, 10)
-
-// testEmitter is an app that emits one event, and testHandler is the module
-// that gets it.
+// testEmitter is an app that dispatches one notice as soon as it may, and
+// testHandler is the event handler that gets it.
 type (
-	testEmitter struct{ emit func(string, map[string]any) }
+	testEmitter struct{ dispatcher *dispatcher }
 	testHandler struct{}
 )
+
+var eventsOfCaddy = make(chan caddy.Event, 10)
 
 func (*testEmitter) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "credential_pool_test_emitter", New: func() caddy.Module { return new(testEmitter) }}
 }
 
-func (e *testEmitter) Provision(ctx caddy.Context) (err error) {
-	e.emit, err = eventEmitter(ctx)
-	return err
-}
-
-func (e *testEmitter) Start() error {
-	e.emit("credential_pool.failover", map[string]any{"pool": "openai"})
+func (e *testEmitter) Provision(ctx caddy.Context) error {
+	events, err := eventEmitter(ctx)
+	if err != nil {
+		return err
+	}
+	l := newNoticeLog()
+	l.put(testEvent(pool.Failover, "openai"))
+	e.dispatcher = newDispatcher(l, nil, zap.NewNop(), events)
 	return nil
 }
 
-func (e *testEmitter) Stop() error { return nil }
+func (e *testEmitter) Start() error {
+	e.dispatcher.start()
+	return nil
+}
+
+func (e *testEmitter) Stop() error {
+	e.dispatcher.stop()
+	return nil
+}
 
 func (testHandler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "events.handlers.credential_pool_test", New: func() caddy.Module { return new(testHandler) }}
@@ -250,7 +287,7 @@ func (testHandler) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-func TestEventEmitter_reachesHandlersOfTheEventsApp(t *testing.T) {
+func TestDispatcher_eventsReachHandlersOfTheEventsApp(t *testing.T) {
 	caddy.RegisterModule(new(testEmitter))
 	caddy.RegisterModule(testHandler{})
 	config := `{
@@ -263,20 +300,21 @@ func TestEventEmitter_reachesHandlersOfTheEventsApp(t *testing.T) {
 			}]}
 		}
 	}`
-	if err := caddy.Load([]byte(config), true); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
+	for range 10 { // Caddy starts its apps in random order
+		if err := caddy.Load([]byte(config), true); err != nil {
+			t.Fatal(err)
+		}
 		if err := caddy.Stop(); err != nil {
-			t.Error(err)
+			t.Fatal(err)
 		}
-	}()
-	select {
-	case e := <-eventsOfCaddy:
-		if e.Name() != "credential_pool.failover" || e.Data["pool"] != "openai" {
-			t.Errorf("got %s %v", e.Name(), e.Data)
+		select {
+		case e := <-eventsOfCaddy:
+			if e.Name() != "credential_pool.failover" || e.Data["pool"] != "openai" ||
+				e.Origin() == nil || e.Origin().CaddyModule().ID != "credential_pool_test_emitter" {
+				t.Errorf("got %s of %v: %v", e.Name(), e.Origin(), e.Data)
+			}
+		default:
+			t.Fatal("no event")
 		}
-	default:
-		t.Error("no event")
 	}
 }

@@ -242,12 +242,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	if !allowedMethod(r) {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		answer(w, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
+		writeError(w, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
 		return true
 	}
 	if !h.AllowAnyClient && !h.known(r) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)
-		answer(w, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
+		writeError(w, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
 		return true
 	}
 	return false
@@ -290,8 +290,8 @@ func (h *Handler) matches(token string) bool {
 	return found == 1
 }
 
-// answer writes a JSON error of our own.
-func answer(w http.ResponseWriter, status int, e localError) {
+// writeError writes a JSON error of our own.
+func writeError(w http.ResponseWriter, status int, e localError) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(e.json())

@@ -39,13 +39,13 @@ func TestMetrics_surviveReloads(t *testing.T) {
 		`caddy_credential_pool_failovers_total rate_limited`:     1,
 		`caddy_credential_pool_exhausted_total`:                  1,
 	}
-	got := gather(t, after, name)
+	got := gatherPool(t, after, name)
 	for series, value := range want {
 		if v, ok := got[series]; !ok || v != value {
 			t.Errorf("%s is %v (%t), want %v", series, v, ok, value)
 		}
 	}
-	if gather(t, before, name)[`caddy_credential_pool_retries_total`] != 1 {
+	if gatherPool(t, before, name)[`caddy_credential_pool_retries_total`] != 1 {
 		t.Error("the older registry does not show the same counters")
 	}
 }
@@ -153,8 +153,8 @@ func mustRegister(t *testing.T, r prometheus.Registerer, source statusSource) {
 	}
 }
 
-// gather returns the values of a pool's counters by name, member and meaning.
-func gather(t *testing.T, r prometheus.Gatherer, poolName string) map[string]float64 {
+// gatherPool returns the values of a pool's counters by name, member and meaning.
+func gatherPool(t *testing.T, r prometheus.Gatherer, poolName string) map[string]float64 {
 	t.Helper()
 	families, err := r.Gather()
 	if err != nil {

@@ -180,16 +180,16 @@ func TestNoticeLog_keepsTheNewest(t *testing.T) {
 	for i := range noticesKept + 5 {
 		l.put(pool.Event{Kind: pool.Recovered, Time: noon, Pool: fmt.Sprint("p", i)})
 		if i == 1 {
-			if got := pools(l.recent(10)); !slices.Equal(got, []string{"p1", "p0"}) {
+			if got := poolsOf(l.recent(10)); !slices.Equal(got, []string{"p1", "p0"}) {
 				t.Errorf("recent returns %v, not the newest first", got)
 			}
 		}
 	}
-	all := pools(l.recent(0))
+	all := poolsOf(l.recent(0))
 	if len(all) != noticesKept || all[0] != "p1004" || all[len(all)-1] != "p5" {
 		t.Errorf("the log has %d notices, %s to %s; want %d, p1004 to p5", len(all), all[0], all[len(all)-1], noticesKept)
 	}
-	if got := pools(l.recent(2)); !slices.Equal(got, []string{"p1004", "p1003"}) {
+	if got := poolsOf(l.recent(2)); !slices.Equal(got, []string{"p1004", "p1003"}) {
 		t.Errorf("recent(2) returns %v", got)
 	}
 }
@@ -226,7 +226,7 @@ func TestNoticeLog_isSafeForConcurrentUse(t *testing.T) {
 	}
 }
 
-func pools(notices []Notice) []string {
+func poolsOf(notices []Notice) []string {
 	var names []string
 	for _, n := range notices {
 		names = append(names, n.Pool)

@@ -70,7 +70,7 @@ func (b *countedBody) Close() error {
 	return nil
 }
 
-func answer(body io.Reader, codings ...string) (*http.Response, *countedBody) {
+func errorAnswer(body io.Reader, codings ...string) (*http.Response, *countedBody) {
 	counted := &countedBody{Reader: body}
 	return &http.Response{
 		StatusCode: http.StatusForbidden, ContentLength: -1, Body: counted,
@@ -89,7 +89,7 @@ func TestPeek_decodesForReadingOnly(t *testing.T) {
 			"eof early": iotest.DataErrReader,
 		} {
 			t.Run(encoding+", "+chunking, func(t *testing.T) {
-				res, body := answer(wrap(bytes.NewReader(raw)), contentEncoding(encoding))
+				res, body := errorAnswer(wrap(bytes.NewReader(raw)), contentEncoding(encoding))
 				back, got := peek(res, peekBytes, time.Minute)
 				if !bytes.Equal(got, plain) {
 					t.Errorf("read %q", got)
@@ -129,7 +129,7 @@ func TestPeek_severalCodings(t *testing.T) {
 		{"none", nil, plain, plain},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			res, _ := answer(bytes.NewReader(test.body), test.codings...)
+			res, _ := errorAnswer(bytes.NewReader(test.body), test.codings...)
 			back, got := peek(res, peekBytes, time.Minute)
 			if !bytes.Equal(got, test.want) {
 				t.Errorf("read %q, want %q", got, test.want)
@@ -149,10 +149,11 @@ func TestPeek_brokenAndCutOffBodies(t *testing.T) {
 			"wrong":   []byte("no such coding"),
 			"broken":  append(append([]byte(nil), raw[:len(raw)/2]...), 0xff, 0xff, 0xff),
 		} {
-			res, _ := answer(bytes.NewReader(body), contentEncoding(encoding))
+			res, _ := errorAnswer(bytes.NewReader(body), contentEncoding(encoding))
 			back, got := peek(res, peekBytes, time.Minute)
-			if encoding != "identity" && !bytes.HasPrefix(plain, got) {
-				t.Errorf("%s, %s: read %q", encoding, name, got)
+			// Broken data may say anything before it is noticed.
+			if name == "cut off" && !bytes.HasPrefix(plain, got) {
+				t.Errorf("%s, %s: read %d bytes, or others", encoding, name, len(got))
 			}
 			wantBytes(t, mustReadAll(t, back.Body), body)
 		}
@@ -168,7 +169,7 @@ func TestPeek_bounds(t *testing.T) {
 	t.Run("no more of the body is read", func(t *testing.T) {
 		want := text(peekBytes + 1000)
 		source := bytes.NewReader(want)
-		res, _ := answer(source)
+		res, _ := errorAnswer(source)
 		back, got := peek(res, peekBytes, time.Minute)
 		wantBytes(t, got, want[:peekBytes])
 		if source.Len() != 1000 {
@@ -177,7 +178,7 @@ func TestPeek_bounds(t *testing.T) {
 		wantBytes(t, mustReadAll(t, back.Body), want)
 	})
 	t.Run("no more is decoded", func(t *testing.T) {
-		bomb := make([]byte, 16<<20)
+		bomb := make([]byte, 1<<20)
 		for encoding := range encodings {
 			if encoding == "identity" {
 				continue
@@ -210,7 +211,7 @@ func TestPeek_bounds(t *testing.T) {
 
 func TestPeek_leavesAnswersWithoutABodyAlone(t *testing.T) {
 	untouchable := func() *http.Response {
-		res, _ := answer(iotest.ErrReader(errors.New("the body was read")))
+		res, _ := errorAnswer(iotest.ErrReader(errors.New("the body was read")))
 		return res
 	}
 	for name, change := range map[string]func(*http.Response){
@@ -231,7 +232,7 @@ func TestPeek_leavesAnswersWithoutABodyAlone(t *testing.T) {
 
 func TestPeek_errorIsGivenBackWhereItCame(t *testing.T) {
 	broken := errors.New("reset")
-	res, _ := answer(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)))
+	res, _ := errorAnswer(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)))
 	back, seen := peek(res, peekBytes, time.Minute)
 	got, err := io.ReadAll(back.Body)
 	if string(seen) != "abc" || string(got) != "abc" || !errors.Is(err, broken) {
@@ -240,24 +241,36 @@ func TestPeek_errorIsGivenBackWhereItCame(t *testing.T) {
 }
 
 func TestPeek_slowBody(t *testing.T) {
+	// The body is read on while the Read that hangs is under way, or after it.
+	for _, pause := range []time.Duration{0, 3 * time.Second} {
+		slowBody(t, pause)
+	}
+}
+
+func slowBody(t *testing.T, pause time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		source, upstream := io.Pipe()
 		want := []byte("abcdefghij")
+		var taken atomic.Int32
 		go func() {
 			for _, c := range want {
 				upstream.Write([]byte{c}) //nolint:errcheck // compared below
+				taken.Add(1)
 				time.Sleep(time.Second)
 			}
 			upstream.Close()
 		}()
 		start := time.Now()
-		res, _ := answer(source)
+		res, _ := errorAnswer(source)
 		back, seen := peek(res, peekBytes, 1500*time.Millisecond)
 		if took := time.Since(start); took != 1500*time.Millisecond || string(seen) != "ab" {
 			t.Errorf("saw %q in %v", seen, took)
 		}
 		// The Read that hangs brings "c", and nothing after it is asked for early.
-		time.Sleep(time.Second)
+		time.Sleep(pause)
+		if taken.Load() > 3 {
+			t.Errorf("%d bytes were taken before anybody read on", taken.Load())
+		}
 		wantBytes(t, mustReadAll(t, back.Body), want)
 		back.Body.Close()
 	})
@@ -266,7 +279,7 @@ func TestPeek_slowBody(t *testing.T) {
 func TestPeek_closeEndsAReadThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, _ := io.Pipe()
-		res, _ := answer(source)
+		res, _ := errorAnswer(source)
 		back, seen := peek(res, peekBytes, time.Second)
 		if len(seen) != 0 {
 			t.Errorf("saw %q", seen)
@@ -302,7 +315,7 @@ func TestPeek_trailersComeWithTheEndThatTheReaderSees(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				source, upstream := io.Pipe()
-				res, _ := answer(nil)
+				res, _ := errorAnswer(nil)
 				res.Trailer = http.Header{"X-Sum": nil}
 				res.Body = &hangingTrailers{source, res}
 				go func() {
@@ -384,7 +397,7 @@ func TestDiscard_keepsTheConnection(t *testing.T) {
 func TestDiscard_givesUpOnASlowBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, _ := io.Pipe()
-		res, body := answer(source)
+		res, body := errorAnswer(source)
 		discard(res) // does not wait
 		synctest.Wait()
 		if body.closed.Load() != 0 {
@@ -402,7 +415,7 @@ func TestDiscard_closesAtOnceWhatCannotBeDrained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging := func() (*http.Response, *countedBody) {
 			source, _ := io.Pipe()
-			return answer(source)
+			return errorAnswer(source)
 		}
 		res, body := hanging()
 		res.ContentLength = peekBytes + 1
@@ -415,6 +428,12 @@ func TestDiscard_closesAtOnceWhatCannotBeDrained(t *testing.T) {
 		discard(res)
 		if body.closed.Load() != 1 {
 			t.Error("an empty body is drained")
+		}
+		res, body = errorAnswer(strings.NewReader("abc"))
+		res, _ = peek(res, peekBytes, time.Minute)
+		discard(res)
+		if body.closed.Load() != 1 {
+			t.Error("a body is drained that was read to its end")
 		}
 		for range maxDiscards {
 			res, _ = hanging()
@@ -442,6 +461,7 @@ func FuzzPeek(f *testing.F) {
 		f.Add(encode(f, encoding, plain), contentEncoding(encoding), []byte{1, 0, 200}, uint16(100), uint8(3))
 	}
 	f.Add(plain, "gzip, deflate", []byte{}, uint16(0), uint8(0))
+	f.Add(plain, "identity", []byte{1, 2, 3, 4, 5, 6, 7}, uint16(65535), uint8(2))
 	f.Add(plain, "br", []byte{255}, uint16(65535), uint8(255))
 	f.Fuzz(func(t *testing.T, body []byte, coding string, chunks []byte, limit uint16, size uint8) {
 		synctest.Test(t, func(t *testing.T) {
@@ -458,7 +478,7 @@ func FuzzPeek(f *testing.F) {
 				upstream.Write(rest) //nolint:errcheck // compared below
 				upstream.Close()
 			}()
-			res, _ := answer(source, coding)
+			res, _ := errorAnswer(source, coding)
 			start := time.Now()
 			back, seen := peek(res, int(limit), 450*time.Millisecond)
 			if time.Since(start) > 450*time.Millisecond {

@@ -293,7 +293,7 @@ func TestRecorder_hangingRead(t *testing.T) {
 			first := mustAttempt(t, r)
 			go client.Write([]byte("abc")) //nolint:errcheck // read below
 			mustRead(t, first, 3)
-			hanging := goRead(first, 100)
+			hanging := goRead(first, 2*smallChunk)
 			synctest.Wait()
 			body(t, r, b, first, client, hanging)
 			client.Close()
@@ -361,13 +361,15 @@ func TestRecorder_hangingRead(t *testing.T) {
 	})
 	t.Run("it is kept though the budget is used up", func(t *testing.T) {
 		hang(t, 1<<20, func(t *testing.T, r *recorder, b *budget, _ io.Closer, client *io.PipeWriter, hanging <-chan result) {
+			b.max = smallChunk
 			second := mustAttempt(t, r)
-			mustRead(t, second, 1)
-			b.max = 0
-			r.stop() // frees nothing: "bc" is still to be read
-			write(t, client, "def")
+			late := text(smallChunk)
+			write(t, client, string(late))
 			<-hanging
-			wantBytes(t, mustRead(t, second, 5), []byte("bcdef"))
+			if r.replayable() || b.used.Load() != smallChunk+largeChunk {
+				t.Errorf("replayable %v, %d bytes are taken", r.replayable(), b.used.Load())
+			}
+			wantBytes(t, mustRead(t, second, 3+len(late)), append([]byte("abc"), late...))
 			if b.used.Load() != 0 {
 				t.Error("memory is held for nobody")
 			}

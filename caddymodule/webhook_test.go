@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,7 +44,9 @@ func newTestWebhook(t *testing.T, target string, secrets ...string) (*Webhook, *
 	w := &Webhook{URL: target}
 	for i, s := range secrets {
 		path := fmt.Sprintf("%s/secret%d", t.TempDir(), i)
-		writeFile(t, path, s)
+		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		w.Secrets = append(w.Secrets, "{file."+path+"}")
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -56,41 +59,41 @@ func newTestWebhook(t *testing.T, target string, secrets ...string) (*Webhook, *
 	return w, logs
 }
 
-// delivery is an attempt that reached the receiver.
-type delivery struct {
+// webhookAttempt is an attempt that reached the receiver.
+type webhookAttempt struct {
 	at     time.Time
 	header http.Header
 	body   []byte
 }
 
-// receiver answers attempts without a network and keeps them.
-type receiver struct {
+// webhookReceiver answers attempts without a network and keeps them.
+type webhookReceiver struct {
 	answer func(n int, req *http.Request) (*http.Response, error) // n counts from 1
 
 	mu  sync.Mutex
-	got []delivery
+	got []webhookAttempt
 }
 
-func (r *receiver) RoundTrip(req *http.Request) (*http.Response, error) {
+func (r *webhookReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
-	r.got = append(r.got, delivery{time.Now(), req.Header.Clone(), body})
+	r.got = append(r.got, webhookAttempt{time.Now(), req.Header.Clone(), body})
 	n := len(r.got)
 	r.mu.Unlock()
 	return r.answer(n, req)
 }
 
-func (r *receiver) deliveries() []delivery {
+func (r *webhookReceiver) deliveries() []webhookAttempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.got)
 }
 
 // pools returns the pools of the notices that the receiver got.
-func (r *receiver) pools(t *testing.T) []string {
+func (r *webhookReceiver) pools(t *testing.T) []string {
 	t.Helper()
 	var names []string
 	for _, d := range r.deliveries() {
@@ -103,7 +106,7 @@ func (r *receiver) pools(t *testing.T) []string {
 	return names
 }
 
-func status(code int, header ...string) (*http.Response, error) {
+func answerWith(code int, header ...string) (*http.Response, error) {
 	res := &http.Response{StatusCode: code, Header: make(http.Header), Body: http.NoBody}
 	for i := 0; i+1 < len(header); i += 2 {
 		res.Header.Set(header[i], header[i+1])
@@ -111,20 +114,20 @@ func status(code int, header ...string) (*http.Response, error) {
 	return res, nil
 }
 
-// always answers every attempt with the status.
-func always(code int, header ...string) *receiver {
-	return &receiver{answer: func(int, *http.Request) (*http.Response, error) { return status(code, header...) }}
+// alwaysAnswer answers every attempt with the status.
+func alwaysAnswer(code int, header ...string) *webhookReceiver {
+	return &webhookReceiver{answer: func(int, *http.Request) (*http.Response, error) { return answerWith(code, header...) }}
 }
 
-// hanging answers no attempt.
-func hanging() *receiver {
-	return &receiver{answer: func(_ int, req *http.Request) (*http.Response, error) {
+// hangingReceiver answers no attempt.
+func hangingReceiver() *webhookReceiver {
+	return &webhookReceiver{answer: func(_ int, req *http.Request) (*http.Response, error) {
 		<-req.Context().Done()
 		return nil, req.Context().Err()
 	}}
 }
 
-func noticeOf(name string) Notice { return newNotice(event(pool.Parked, name), "caddy-1") }
+func noticeOf(name string) Notice { return newNotice(testEvent(pool.Parked, name), "caddy-1") }
 
 // outcomes returns how many notices had that outcome since it was called.
 func outcomes(outcome string) func() float64 {
@@ -139,7 +142,7 @@ func TestWebhook_verifiesWithTheReferenceLibrary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		older, newer := webhookSecretOf(1, 24), webhookSecretOf(2, 64)
 		w, _ := newTestWebhook(t, testTarget, older, newer)
-		r := always(http.StatusNoContent)
+		r := alwaysAnswer(http.StatusNoContent)
 		w.client.Transport = r
 		delivered := outcomes(outcomeDelivered)
 		w.Start()
@@ -158,28 +161,28 @@ func TestWebhook_verifiesWithTheReferenceLibrary(t *testing.T) {
 			t.Errorf("headers %v", d.header)
 		}
 		for name, secret := range map[string]string{"older": older, "newer": newer} {
-			if err := verify(t, secret, d.body, d.header); err != nil {
+			if err := verifySigned(t, secret, d.body, d.header); err != nil {
 				t.Errorf("%s secret: %v", name, err)
 			}
 		}
-		if verify(t, webhookSecretOf(3, 24), d.body, d.header) == nil {
+		if verifySigned(t, webhookSecretOf(3, 24), d.body, d.header) == nil {
 			t.Error("a foreign secret verifies")
 		}
 		for i := range d.body {
 			flipped := slices.Clone(d.body)
 			flipped[i] ^= 1
-			if verify(t, older, flipped, d.header) == nil {
+			if verifySigned(t, older, flipped, d.header) == nil {
 				t.Fatalf("verifies with byte %d flipped", i)
 			}
 		}
 		time.Sleep(5*time.Minute + time.Second)
-		if err := verify(t, older, d.body, d.header); !errors.Is(err, standardwebhooks.ErrMessageTooOld) {
+		if err := verifySigned(t, older, d.body, d.header); !errors.Is(err, standardwebhooks.ErrMessageTooOld) {
 			t.Errorf("an old delivery verifies: %v", err)
 		}
 	})
 }
 
-func verify(t *testing.T, secret string, body []byte, header http.Header) error {
+func verifySigned(t *testing.T, secret string, body []byte, header http.Header) error {
 	t.Helper()
 	v, err := standardwebhooks.NewWebhook(secret)
 	if err != nil {
@@ -192,7 +195,7 @@ func TestWebhook_repeatsWithDoublingWaitsThenGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		secret := webhookSecretOf(1, 32)
 		w, logs := newTestWebhook(t, testTarget, secret)
-		r := always(http.StatusInternalServerError)
+		r := alwaysAnswer(http.StatusInternalServerError)
 		w.client.Transport = r
 		retried, failed := outcomes(outcomeRetried), outcomes(outcomeFailed)
 		w.Start()
@@ -223,7 +226,6 @@ func TestWebhook_repeatsWithDoublingWaitsThenGivesUp(t *testing.T) {
 			t.Errorf("attempts are not in the log: %v", logs.All())
 		}
 		w.Notify(noticeOf("next"))
-		time.Sleep(0)
 		synctest.Wait()
 		if names := r.pools(t); names[len(names)-1] != "next" {
 			t.Error("a notice that was given up holds up the next")
@@ -255,11 +257,11 @@ func TestWebhook_waitBeforeTheNextAttempt(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-				r := &receiver{answer: func(n int, _ *http.Request) (*http.Response, error) {
+				r := &webhookReceiver{answer: func(n int, _ *http.Request) (*http.Response, error) {
 					if n == 1 {
-						return status(tc.code, "Retry-After", tc.retryAfter, "Location", "https://elsewhere.example.com/")
+						return answerWith(tc.code, "Retry-After", tc.retryAfter, "Location", "https://elsewhere.example.com/")
 					}
-					return status(200)
+					return answerWith(200)
 				}}
 				w.client.Transport = r
 				w.Start()
@@ -282,7 +284,7 @@ func TestWebhook_waitBeforeTheNextAttempt(t *testing.T) {
 func TestWebhook_attemptEndsAfterItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, logs := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		r := hanging()
+		r := hangingReceiver()
 		w.client.Transport = r
 		w.Start()
 		w.Notify(noticeOf("openai"))
@@ -302,10 +304,10 @@ func TestWebhook_hangingReceiverFillsABoundedQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, logs := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
 		open := make(chan struct{})
-		r := &receiver{answer: func(_ int, req *http.Request) (*http.Response, error) {
+		r := &webhookReceiver{answer: func(_ int, req *http.Request) (*http.Response, error) {
 			select {
 			case <-open:
-				return status(200)
+				return answerWith(200)
 			case <-req.Context().Done():
 				return nil, req.Context().Err()
 			}
@@ -346,14 +348,14 @@ func TestWebhook_hangingReceiverDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
 		good, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		bad.client.Transport = hanging()
-		r := always(200)
+		bad.client.Transport = hangingReceiver()
+		r := alwaysAnswer(200)
 		good.client.Transport = r
-		l, told := newNoticeLog(), new(recorder)
-		d := newDispatcher(l, []Notifier{bad, good}, zap.NewNop(), told.emit)
+		l, told := newNoticeLog(), new(witness)
+		d := newDispatcher(l, []Notifier{bad, good}, zap.NewNop(), started(told.emit))
 		d.start()
 		for i := range 3 {
-			l.put(event(pool.Parked, fmt.Sprint("p", i)))
+			l.put(testEvent(pool.Parked, fmt.Sprint("p", i)))
 		}
 		synctest.Wait() // no time passes
 		if got := r.pools(t); !slices.Equal(got, []string{"p0", "p1", "p2"}) {
@@ -373,7 +375,7 @@ func TestWebhook_hangingReceiverDelaysNoOther(t *testing.T) {
 func TestWebhook_stopDropsWhatCannotBeSentAndSaysHowMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, logs := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		w.client.Transport = hanging()
+		w.client.Transport = hangingReceiver()
 		dropped := outcomes(outcomeDropped)
 		w.Start()
 		for range 10 {
@@ -396,11 +398,11 @@ func TestWebhook_stopDropsWhatCannotBeSentAndSaysHowMany(t *testing.T) {
 func TestWebhook_stopTriesOnceMoreWithoutWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, logs := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		r := &receiver{answer: func(n int, _ *http.Request) (*http.Response, error) {
+		r := &webhookReceiver{answer: func(n int, _ *http.Request) (*http.Response, error) {
 			if n == 1 {
-				return status(503, "Retry-After", "600")
+				return answerWith(503, "Retry-After", "600")
 			}
-			return status(200)
+			return answerWith(200)
 		}}
 		w.client.Transport = r
 		w.Start()
@@ -424,7 +426,7 @@ func TestWebhook_stopTriesOnceMoreWithoutWaiting(t *testing.T) {
 func TestWebhook_provisionSendsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		r := always(200)
+		r := alwaysAnswer(200)
 		w.client.Transport = r
 		w.Notify(noticeOf("openai"))
 		time.Sleep(time.Hour)
@@ -458,7 +460,7 @@ func TestWebhook_deliversOverHTTP(t *testing.T) {
 	results := make(chan error, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		body, _ := io.ReadAll(req.Body)
-		results <- verify(t, secret, body, req.Header)
+		results <- verifySigned(t, secret, body, req.Header)
 	}))
 	defer server.Close()
 	w, _ := newTestWebhook(t, server.URL+"/hook", secret)
@@ -503,7 +505,7 @@ func TestWebhook_urlIsInNoLogLine(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, logs := newTestWebhook(t, target, webhookSecretOf(1, 32))
 			if name == "unknown host" {
-				w.client.Transport = &receiver{answer: func(int, *http.Request) (*http.Response, error) {
+				w.client.Transport = &webhookReceiver{answer: func(int, *http.Request) (*http.Response, error) {
 					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "c4n4ry.invalid"}}
 				}}
 			}
@@ -551,7 +553,7 @@ func TestWebhook_badConfigIsRefusedWithoutNamingSecrets(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Setenv("WEBHOOK_TEST_SECRET", tc.secret)
 			w := &Webhook{URL: tc.url, Secrets: []string{"{env.WEBHOOK_TEST_SECRET}"}}
-			err := provision(t, w)
+			err := provisionWebhook(t, w)
 			if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
 				t.Fatalf("error %v, want one that begins with %q", err, tc.want)
 			}
@@ -561,20 +563,20 @@ func TestWebhook_badConfigIsRefusedWithoutNamingSecrets(t *testing.T) {
 		})
 	}
 	t.Run("no secret", func(t *testing.T) {
-		err := provision(t, &Webhook{URL: "https://h"})
+		err := provisionWebhook(t, &Webhook{URL: "https://h"})
 		if err == nil || !strings.Contains(err.Error(), "at least one is required") {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("secret in the config itself", func(t *testing.T) {
-		err := provision(t, &Webhook{URL: "https://h", Secrets: []string{good}})
+		err := provisionWebhook(t, &Webhook{URL: "https://h", Secrets: []string{good}})
 		if err == nil || strings.Contains(err.Error(), good) {
 			t.Errorf("error %v", err)
 		}
 	})
 }
 
-func provision(t *testing.T, w *Webhook) error {
+func provisionWebhook(t *testing.T, w *Webhook) error {
 	t.Helper()
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
