@@ -244,6 +244,11 @@ func TestNotice_eventHasEveryKeyOfTheJSON(t *testing.T) {
 	}
 }
 
+func init() {
+	caddy.RegisterModule(new(testEmitter))
+	caddy.RegisterModule(testHandler{})
+}
+
 // testEmitter is an app that dispatches one notice as soon as it may, and
 // testHandler is the event handler that gets it.
 type (
@@ -288,8 +293,6 @@ func (testHandler) Handle(_ context.Context, e caddy.Event) error {
 }
 
 func TestDispatcher_eventsReachHandlersOfTheEventsApp(t *testing.T) {
-	caddy.RegisterModule(new(testEmitter))
-	caddy.RegisterModule(testHandler{})
 	config := `{
 		"admin": {"disabled": true, "config": {"persist": false}},
 		"apps": {

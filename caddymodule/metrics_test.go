@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,7 +19,7 @@ type fixedStatuses []pool.Status
 func (s fixedStatuses) poolStatuses(time.Time) []pool.Status { return s }
 
 func TestMetrics_surviveReloads(t *testing.T) {
-	name := "metrics-survive"
+	name := freshPool()
 	m := newPoolMetrics(name, []string{"work", "home"})
 	m.observe(1, pool.RateLimited)
 	counters.event(pool.Event{Kind: pool.Failover, Pool: name, Meaning: pool.RateLimited})
@@ -114,7 +115,7 @@ caddy_credential_pool_member_until_seconds{member="r",pool="p"} 0
 }
 
 func TestPoolMetrics_everyMeaningHasItsCounter(t *testing.T) {
-	name := "metrics-meanings"
+	name := freshPool()
 	m := newPoolMetrics(name, []string{"work"})
 	meanings := []pool.Meaning{pool.OK, pool.RateLimited, pool.QuotaExhausted, pool.AuthFailed, pool.Overloaded, pool.RequestError}
 	for i, meaning := range meanings {
@@ -142,6 +143,9 @@ func TestPoolMetrics_allocateNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// freshPool returns a name whose counters are all 0, since these outlive tests.
+func freshPool() string { return fmt.Sprint("metrics-", time.Now().UnixNano()) }
 
 func mustRegister(t *testing.T, r prometheus.Registerer, source statusSource) {
 	t.Helper()

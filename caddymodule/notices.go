@@ -86,8 +86,8 @@ var noticeIDs = base32.NewEncoding("0123456789abcdefghijklmnopqrstuv").WithPaddi
 // newNoticeID returns an id of 48 bits of time and 80 random bits.
 func newNoticeID(t time.Time) string {
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], uint64(t.UnixMilli())<<16) //nolint:gosec // the bits are what counts
-	_, _ = rand.Read(b[6:])                                      // never fails
+	binary.BigEndian.PutUint64(b[:8], uint64(t.UnixMilli())<<16)
+	_, _ = rand.Read(b[6:]) // never fails
 	return "notice_" + noticeIDs.EncodeToString(b[:])
 }
 

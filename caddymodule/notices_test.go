@@ -160,9 +160,9 @@ func assertJSON(t *testing.T, v any, want string) {
 }
 
 func TestNotice_idsAreUniqueAndSortByTime(t *testing.T) {
-	var ids []string
-	for i := range 1000 {
-		ids = append(ids, newNoticeID(noon.Add(time.Duration(i)*time.Millisecond)))
+	ids := make([]string, 1000)
+	for i := range ids {
+		ids[i] = newNoticeID(noon.Add(time.Duration(i) * time.Millisecond))
 	}
 	if !slices.IsSorted(ids) {
 		t.Error("ids don't sort by time")
@@ -227,9 +227,9 @@ func TestNoticeLog_isSafeForConcurrentUse(t *testing.T) {
 }
 
 func poolsOf(notices []Notice) []string {
-	var names []string
-	for _, n := range notices {
-		names = append(names, n.Pool)
+	names := make([]string, len(notices))
+	for i, n := range notices {
+		names[i] = n.Pool
 	}
 	return names
 }

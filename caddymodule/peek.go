@@ -180,18 +180,18 @@ func discard(res *http.Response) {
 	}
 	peeked, ok := res.Body.(*peekedBody)
 	if bodyless(res) || res.ContentLength > peekBytes || (ok && peeked.exhausted()) || !beginDiscard() {
-		res.Body.Close()
+		_ = res.Body.Close() // nobody waits for the answer
 		return
 	}
 	body := res.Body
 	go func() {
 		defer discards.Add(-1)
 		// Close ends a Read that hangs, so the timer bounds the goroutine.
-		timer := time.AfterFunc(peekTime, func() { body.Close() })
+		timer := time.AfterFunc(peekTime, func() { _ = body.Close() })
 		defer timer.Stop()
 		defer body.Close()
 		// One byte more than allowed: the end must be seen, not just reached.
-		io.CopyN(io.Discard, body, peekBytes+1) //nolint:errcheck // nobody waits for it
+		_, _ = io.CopyN(io.Discard, body, peekBytes+1)
 	}()
 }
 

@@ -79,7 +79,7 @@ func errorAnswer(body io.Reader, codings ...string) (*http.Response, *countedBod
 }
 
 func TestPeek_decodesForReadingOnly(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	plain := []byte(`{"error":{"code":"insufficient_quota"}}`)
 	for encoding := range encodings {
 		raw := encode(t, encoding, plain)
@@ -199,9 +199,9 @@ func TestPeek_bounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Longer than the window, and flushed, so that the frame states it.
-		w.Write([]byte("quota"))          //nolint:errcheck // to memory
-		w.Flush()                         //nolint:errcheck // to memory
-		w.Write(make([]byte, (16<<20)+1)) //nolint:errcheck // to memory
+		w.Write([]byte("quota"))
+		w.Flush()
+		w.Write(make([]byte, (16<<20)+1))
 		w.Close()
 		if got := decode(b.Bytes(), []string{"zstd"}, peekBytes); len(got) != 0 {
 			t.Errorf("%d bytes", len(got))
@@ -254,7 +254,7 @@ func slowBody(t *testing.T, pause time.Duration) {
 		var taken atomic.Int32
 		go func() {
 			for _, c := range want {
-				upstream.Write([]byte{c}) //nolint:errcheck // compared below
+				upstream.Write([]byte{c})
 				taken.Add(1)
 				time.Sleep(time.Second)
 			}
@@ -319,7 +319,7 @@ func TestPeek_trailersComeWithTheEndThatTheReaderSees(t *testing.T) {
 				res.Trailer = http.Header{"X-Sum": nil}
 				res.Body = &hangingTrailers{source, res}
 				go func() {
-					upstream.Write([]byte("abc")) //nolint:errcheck // compared below
+					upstream.Write([]byte("abc"))
 					time.Sleep(2 * time.Second)
 					upstream.Close()
 				}()
@@ -340,7 +340,7 @@ func TestPeek_trailersComeWithTheEndThatTheReaderSees(t *testing.T) {
 }
 
 func TestDiscard_keepsTheConnection(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	for _, test := range []struct {
 		name   string
 		size   int
@@ -359,7 +359,7 @@ func TestDiscard_keepsTheConnection(t *testing.T) {
 				if chunked {
 					w.(http.Flusher).Flush()
 				}
-				w.Write(make([]byte, test.size)) //nolint:errcheck // the client may leave
+				w.Write(make([]byte, test.size))
 			}))
 			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 				if state == http.StateNew {
@@ -472,10 +472,10 @@ func FuzzPeek(f *testing.F) {
 				for _, n := range chunks {
 					chunk := rest[:min(int(n), len(rest))]
 					rest = rest[len(chunk):]
-					upstream.Write(chunk) //nolint:errcheck // compared below
+					upstream.Write(chunk)
 					time.Sleep(100 * time.Millisecond)
 				}
-				upstream.Write(rest) //nolint:errcheck // compared below
+				upstream.Write(rest)
 				upstream.Close()
 			}()
 			res, _ := errorAnswer(source, coding)

@@ -17,7 +17,7 @@ import (
 
 // text returns n bytes of which each stretch is different.
 func text(n int) []byte {
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // test data
+	r := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(r.Uint32())
@@ -291,7 +291,7 @@ func TestRecorder_hangingRead(t *testing.T) {
 			source, client := io.Pipe()
 			r, b := testRecorder(t, source, limit, 1<<20)
 			first := mustAttempt(t, r)
-			go client.Write([]byte("abc")) //nolint:errcheck // read below
+			go client.Write([]byte("abc"))
 			mustRead(t, first, 3)
 			hanging := goRead(first, 2*smallChunk)
 			synctest.Wait()
@@ -326,7 +326,7 @@ func TestRecorder_hangingRead(t *testing.T) {
 				t.Errorf("the second attempt got %q, %v", got.bytes, got.err)
 			}
 			go func() {
-				io.WriteString(client, "ghi") //nolint:errcheck // read below
+				io.WriteString(client, "ghi")
 				client.Close()
 			}()
 			wantBytes(t, mustReadAll(t, second), []byte("ghi"))
@@ -470,7 +470,7 @@ func TestRecorder_earlyAnswerOfARealUpstream(t *testing.T) {
 		return res
 	}
 	go func() {
-		client.Write(want[:10]) //nolint:errcheck // compared below
+		client.Write(want[:10])
 	}()
 	res := attempt(early.URL)
 	res.Body.Close()
@@ -479,7 +479,7 @@ func TestRecorder_earlyAnswerOfARealUpstream(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		client.Write(want[10:]) //nolint:errcheck // compared below
+		client.Write(want[10:])
 		client.Close()
 	})
 	res = attempt(upstream.URL)
@@ -555,7 +555,7 @@ func FuzzRecorder(f *testing.F) {
 						offered += len(chunk)
 						end := offered == len(want)
 						go func() {
-							client.Write(chunk) //nolint:errcheck // compared by the readers
+							client.Write(chunk)
 							if end {
 								client.Close()
 							}
@@ -584,7 +584,7 @@ func FuzzRecorder(f *testing.F) {
 				last := readers[n-1]
 				go func() {
 					writing <- struct{}{}
-					client.Write(want[offered:]) //nolint:errcheck // compared below
+					client.Write(want[offered:])
 					client.Close()
 				}()
 				collect()

@@ -54,7 +54,7 @@ const (
 	webhookMinSecret = 24
 	webhookMaxSecret = 64
 
-	webhookSecretForm = `"whsec_" and the base64 of 24 to 64 random bytes, as made by: echo "whsec_$(openssl rand -base64 32)"`
+	webhookKeyForm = `"whsec_" and the base64 of 24 to 64 random bytes, as made by: echo "whsec_$(openssl rand -base64 32)"`
 )
 
 // Webhook posts each notice as JSON to a URL, signed as Standard Webhooks
@@ -158,7 +158,7 @@ func redactionOf(target string, u *url.URL) *strings.Replacer {
 // expandSecrets makes a signer of each secret. Its errors never hold one.
 func (w *Webhook) expandSecrets() error {
 	if len(w.Secrets) == 0 {
-		return errors.New("at least one is required, " + webhookSecretForm)
+		return errors.New("at least one is required, " + webhookKeyForm)
 	}
 	w.signers = make([]*standardwebhooks.Webhook, len(w.Secrets))
 	for i, raw := range w.Secrets {
@@ -169,7 +169,7 @@ func (w *Webhook) expandSecrets() error {
 		encoded, prefixed := strings.CutPrefix(secret, "whsec_")
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		if !prefixed || err != nil || len(key) < webhookMinSecret || len(key) > webhookMaxSecret {
-			return fmt.Errorf("number %d: it must be %s", i+1, webhookSecretForm)
+			return fmt.Errorf("number %d: it must be %s", i+1, webhookKeyForm)
 		}
 		if w.signers[i], err = standardwebhooks.NewWebhookRaw(key); err != nil {
 			return fmt.Errorf("number %d: %w", i+1, err)

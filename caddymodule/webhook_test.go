@@ -95,13 +95,14 @@ func (r *webhookReceiver) deliveries() []webhookAttempt {
 // pools returns the pools of the notices that the receiver got.
 func (r *webhookReceiver) pools(t *testing.T) []string {
 	t.Helper()
-	var names []string
-	for _, d := range r.deliveries() {
+	got := r.deliveries()
+	names := make([]string, len(got))
+	for i, d := range got {
 		var n Notice
 		if err := json.Unmarshal(d.body, &n); err != nil {
 			t.Fatal(err)
 		}
-		names = append(names, n.Pool)
+		names[i] = n.Pool
 	}
 	return names
 }
@@ -592,11 +593,11 @@ func TestWebhook_caddyfile(t *testing.T) {
 	assertJSON(t, w, `{"url":"{env.HOOK}","secret":["{env.A}","{env.B}"]}`)
 
 	for input, want := range map[string]string{
-		"webhook":                                       "exactly one argument expected",
-		"webhook https://h c4n4ry":                      "exactly one argument expected",
-		"webhook https://h {\n secret\n}":               "secret: exactly one argument expected",
-		"webhook https://h {\n secret c4n4ry c4n4ry\n}": "secret: exactly one argument expected",
-		"webhook https://h {\n secrets x\n}":            "secrets; known: secret",
+		"webhook":                                     "exactly one argument expected",
+		"webhook https://h c4n4ry":                    "exactly one argument expected",
+		"webhook https://h {\n secret\n}":             "secret: exactly one argument expected",
+		"webhook https://h {\n secret c4n4ry more\n}": "secret: exactly one argument expected",
+		"webhook https://h {\n secrets x\n}":          "secrets; known: secret",
 	} {
 		err := new(Webhook).UnmarshalCaddyfile(caddyfile.NewTestDispenser(input))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "c4n4ry") {

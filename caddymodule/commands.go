@@ -1,0 +1,345 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "credential-pool",
+		Short: "Shows and steers the pools of credentials",
+		Long: `Shows and steers the pools of credentials of a running Caddy, over its admin API.
+
+A pool, member or credential is named as in the config.`,
+		CobraFunc: func(cmd *cobra.Command) { addCommands(cmd) },
+	})
+}
+
+// operator speaks to the admin API of a running Caddy.
+type operator struct {
+	address string
+	json    bool
+	cmd     *cobra.Command
+}
+
+func addCommands(root *cobra.Command) {
+	op := &operator{}
+	root.PersistentFlags().StringVar(&op.address, "address", "", "The address of the admin API (default: as Caddy's other commands)")
+	root.PersistentFlags().BoolVar(&op.json, "json", false, "Print the answer of the API as it is")
+	add := func(use, short string, least, most int, run func(args []string) error) *cobra.Command {
+		cmd := &cobra.Command{
+			Use: use, Short: short, Args: cobra.RangeArgs(least, most),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				op.cmd = cmd
+				cmd.SilenceUsage = true
+				return run(args)
+			},
+		}
+		root.AddCommand(cmd)
+		return cmd
+	}
+
+	add("status [<pool>]", "Shows the members of all pools, or of one", 0, 1, op.status)
+
+	var parkFor string
+	rotate := add("rotate <pool> [<to>]", "Parks the active member and moves on", 1, 2, func(args []string) error { return op.rotate(args, parkFor) })
+	rotate.Flags().StringVar(&parkFor, "park-for", "", "For how long, such as 5m (default: the pool's park_for)")
+
+	var parkTime, reason string
+	park := add("park <pool> <member>", "Sets a member aside for a while", 2, 2, func(args []string) error { return op.park(args, parkTime, reason) })
+	park.Flags().StringVar(&parkTime, "for", "", "For how long, such as 1h (default: the pool's park_for)")
+	park.Flags().StringVar(&reason, "reason", "", "Why, for the notice and the status")
+
+	add("recover <pool> <member>", "Ends a member's cooling and park", 2, 2, op.recover)
+	add("list", "Lists the credentials of the vault, without secrets", 0, 0, op.list)
+
+	var fields []string
+	put := add("add <pool> <member>", "Puts a credential in the vault; the secret is read from a prompt, or from standard input", 2, 2,
+		func(args []string) error { return op.add(args, fields) })
+	put.Flags().StringArrayVar(&fields, "field", nil, "An extra field that is not secret, as name=value; repeatable")
+
+	add("remove <pool> <member>", "Removes a credential from the vault", 2, 2, op.remove)
+
+	var limit int
+	notices := add("notices", "Shows what the operator was told, the newest first", 0, 0, func([]string) error { return op.notices(limit) })
+	notices.Flags().IntVar(&limit, "limit", 20, "How many at the most")
+}
+
+// call makes a request and decodes the answer. With --json it prints it
+// instead, and reports that nothing is left to print.
+func (op *operator) call(method, path string, body, into any) (printed bool, err error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(op.address, nil, "", "")
+	if err != nil {
+		return false, fmt.Errorf("finding the admin API: %w", err)
+	}
+	var send io.Reader
+	header := make(http.Header)
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return false, fmt.Errorf("encoding the request: %w", err)
+		}
+		send = bytes.NewReader(b)
+		header.Set("Content-Type", "application/json")
+	}
+	res, err := caddycmd.AdminAPIRequest(address, method, path, header, send)
+	if err != nil {
+		return false, err
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return false, fmt.Errorf("reading the answer of the admin API: %w", err)
+	}
+	if op.json {
+		_, err := op.cmd.OutOrStdout().Write(answer)
+		return true, err
+	}
+	if into == nil || len(answer) == 0 {
+		return false, nil
+	}
+	if err := json.Unmarshal(answer, into); err != nil {
+		return false, fmt.Errorf("reading the answer of the admin API: %w", err)
+	}
+	return false, nil
+}
+
+func poolPath(name string, more ...string) string {
+	path := adminPrefix + "pools/" + url.PathEscape(name)
+	for _, segment := range more {
+		path += "/" + url.PathEscape(segment)
+	}
+	return path
+}
+
+func (op *operator) status(args []string) error {
+	var answer struct {
+		Pools []poolView `json:"pools"`
+	}
+	if len(args) == 1 {
+		answer.Pools = make([]poolView, 1)
+		if printed, err := op.call(http.MethodGet, poolPath(args[0]), nil, &answer.Pools[0]); printed || err != nil {
+			return err
+		}
+	} else if printed, err := op.call(http.MethodGet, adminPrefix+"pools", nil, &answer); printed || err != nil {
+		return err
+	}
+	return op.table("POOL\tMEMBER\t\tSTATE\tUNTIL\tFAILURES\tREASON", func(row func(...any)) {
+		for _, p := range answer.Pools {
+			for _, m := range p.Members {
+				row(p.Name, m.Name, mark(m.Active), m.State, untilText(m.Until), m.Failures, m.why())
+			}
+		}
+	})
+}
+
+func mark(active bool) string {
+	if active {
+		return "active"
+	}
+	return ""
+}
+
+func (m memberView) why() string {
+	if m.Meaning != "" {
+		return fmt.Sprintf("%s (%s)", m.Meaning, m.Reason)
+	}
+	return m.Reason
+}
+
+// untilText is a time with the wait until then.
+func untilText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s (in %s)", t.Local().Format(time.DateTime), time.Until(t).Round(time.Second))
+}
+
+// table prints rows below a heading.
+func (op *operator) table(heading string, rows func(row func(...any))) error {
+	w := tabwriter.NewWriter(op.cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, heading)
+	rows(func(cells ...any) {
+		texts := make([]string, len(cells))
+		for i, c := range cells {
+			texts[i] = fmt.Sprint(c)
+		}
+		fmt.Fprintln(w, strings.Join(texts, "\t"))
+	})
+	return w.Flush()
+}
+
+func (op *operator) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(op.cmd.OutOrStdout(), format+"\n", args...)
+	return err
+}
+
+func (op *operator) rotate(args []string, parkFor string) error {
+	body := make(map[string]string)
+	if len(args) == 2 {
+		body["to"] = args[1]
+	}
+	if parkFor != "" {
+		body["park_for"] = parkFor
+	}
+	var rot struct {
+		From        string    `json:"from"`
+		To          string    `json:"to"`
+		ParkedUntil time.Time `json:"parked_until"`
+	}
+	printed, err := op.call(http.MethodPost, poolPath(args[0], "rotate"), body, &rot)
+	switch {
+	case printed || err != nil:
+		return err
+	case rot.From == rot.To:
+		return op.say("%s is active already", rot.To)
+	case rot.ParkedUntil.IsZero():
+		return op.say("%s is active", rot.To)
+	default:
+		return op.say("%s is active; %s is parked until %s", rot.To, rot.From, untilText(rot.ParkedUntil))
+	}
+}
+
+func (op *operator) park(args []string, parkFor, reason string) error {
+	body := make(map[string]string)
+	if parkFor != "" {
+		body["for"] = parkFor
+	}
+	if reason != "" {
+		body["reason"] = reason
+	}
+	return op.steer(args, "park", body)
+}
+
+func (op *operator) recover(args []string) error { return op.steer(args, "recover", nil) }
+
+func (op *operator) steer(args []string, verb string, body any) error {
+	var m memberView
+	if printed, err := op.call(http.MethodPost, poolPath(args[0], "members", args[1], verb), body, &m); printed || err != nil {
+		return err
+	}
+	if m.Until.IsZero() {
+		return op.say("%s is %s", m.Name, m.State)
+	}
+	return op.say("%s is %s until %s", m.Name, m.State, untilText(m.Until))
+}
+
+type credentialView struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`
+	Updated time.Time `json:"updated"`
+	Fields  []string  `json:"fields"`
+	Error   string    `json:"error"`
+}
+
+func (op *operator) list([]string) error {
+	var answer struct {
+		Credentials []credentialView `json:"credentials"`
+	}
+	if printed, err := op.call(http.MethodGet, adminPrefix+"credentials", nil, &answer); printed || err != nil {
+		return err
+	}
+	return op.table("CREDENTIAL\tKIND\tUPDATED\tFIELDS\tERROR", func(row func(...any)) {
+		for _, c := range answer.Credentials {
+			updated := ""
+			if !c.Updated.IsZero() {
+				updated = c.Updated.Local().Format(time.DateTime)
+			}
+			row(c.Name, c.Kind, updated, strings.Join(c.Fields, ", "), c.Error)
+		}
+	})
+}
+
+func credentialPath(args []string) string {
+	return adminPrefix + "credentials/" + url.PathEscape(args[0]) + "/" + url.PathEscape(args[1])
+}
+
+func (op *operator) add(args, fields []string) error {
+	body := struct {
+		Kind   string            `json:"kind"`
+		Secret string            `json:"secret"`
+		Fields map[string]string `json:"fields,omitempty"`
+	}{Kind: "static", Fields: make(map[string]string)}
+	for _, field := range fields {
+		name, value, ok := strings.Cut(field, "=")
+		if !ok {
+			return errors.New("--field wants name=value")
+		}
+		body.Fields[name] = value
+	}
+	secret, err := op.readSecret()
+	if err != nil {
+		return err
+	}
+	body.Secret = secret
+	var c credentialView
+	if printed, err := op.call(http.MethodPut, credentialPath(args), body, &c); printed || err != nil {
+		return err
+	}
+	return op.say("%s is in the vault", c.Name)
+}
+
+// readSecret asks on a terminal, without showing what is typed, and reads all
+// of standard input elsewhere.
+func (op *operator) readSecret() (string, error) {
+	in := op.cmd.InOrStdin()
+	var secret []byte
+	var err error
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // file descriptors are small
+		fmt.Fprint(op.cmd.ErrOrStderr(), "Secret: ")
+		secret, err = term.ReadPassword(int(f.Fd())) //nolint:gosec // file descriptors are small
+		fmt.Fprintln(op.cmd.ErrOrStderr())
+	} else {
+		secret, err = io.ReadAll(io.LimitReader(in, maxAdminBody))
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the secret: %w", err)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(secret), "\n"), "\r")
+	if text == "" {
+		return "", errors.New("no secret was given; type it at the prompt, or send it to standard input")
+	}
+	return text, nil
+}
+
+func (op *operator) remove(args []string) error {
+	if printed, err := op.call(http.MethodDelete, credentialPath(args), nil, nil); printed || err != nil {
+		return err
+	}
+	return op.say("%s/%s is removed", args[0], args[1])
+}
+
+func (op *operator) notices(limit int) error {
+	var answer struct {
+		Notices []struct {
+			Time    time.Time `json:"time"`
+			Kind    string    `json:"kind"`
+			Message string    `json:"message"`
+		} `json:"notices"`
+	}
+	path := adminPrefix + "notices?limit=" + strconv.Itoa(limit)
+	if printed, err := op.call(http.MethodGet, path, nil, &answer); printed || err != nil {
+		return err
+	}
+	return op.table("TIME\tKIND\tMESSAGE", func(row func(...any)) {
+		for _, n := range answer.Notices {
+			row(n.Time.Local().Format(time.DateTime), n.Kind, n.Message)
+		}
+	})
+}
