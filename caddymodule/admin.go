@@ -226,7 +226,7 @@ func (sp *servedPool) memberError(err error) error {
 }
 
 func getPools(a *App, _ *http.Request, _ []string) (int, any, error) {
-	views := []poolView{}
+	views := make([]poolView, 0, len(a.pools))
 	for _, name := range a.poolNames() {
 		views = append(views, a.pools[name].view())
 	}

@@ -383,7 +383,7 @@ func (a *App) Cleanup() error {
 	if a.started {
 		a.save(context.Background())
 	}
-	var errs []error
+	errs := make([]error, 0, len(a.pools))
 	for _, sp := range a.pools {
 		errs = append(errs, sp.shared.release())
 	}

@@ -336,7 +336,7 @@ func (h *Handler) setWord(d *caddyfile.Dispenser, word string, args []string) er
 		if err != nil || size > 1<<40 {
 			return d.Errf("replay_limit: %q is not a size such as 10MiB", args[0])
 		}
-		n := int64(size) //nolint:gosec // bounded above
+		n := int64(size)
 		twice, h.ReplayLimit = h.ReplayLimit != nil, &n
 	case "on_exhausted":
 		if args[0] != onExhaustedServe && args[0] != onExhaustedReject {

@@ -121,11 +121,12 @@ func (op *operator) call(method, path string, body, into any) (printed bool, err
 }
 
 func poolPath(name string, more ...string) string {
-	path := adminPrefix + "pools/" + url.PathEscape(name)
+	var path strings.Builder
+	path.WriteString(adminPrefix + "pools/" + url.PathEscape(name))
 	for _, segment := range more {
-		path += "/" + url.PathEscape(segment)
+		path.WriteString("/" + url.PathEscape(segment))
 	}
-	return path
+	return path.String()
 }
 
 func (op *operator) status(args []string) error {
@@ -301,9 +302,9 @@ func (op *operator) readSecret() (string, error) {
 	in := op.cmd.InOrStdin()
 	var secret []byte
 	var err error
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) { //nolint:gosec // file descriptors are small
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		fmt.Fprint(op.cmd.ErrOrStderr(), "Secret: ")
-		secret, err = term.ReadPassword(int(f.Fd())) //nolint:gosec // file descriptors are small
+		secret, err = term.ReadPassword(int(f.Fd()))
 		fmt.Fprintln(op.cmd.ErrOrStderr())
 	} else {
 		secret, err = io.ReadAll(io.LimitReader(in, maxAdminBody))

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -182,11 +183,8 @@ func (x *exchange) giveBack(req *http.Request, res *http.Response, a *armed, hin
 // removeSecrets removes every header that holds the credential.
 func removeSecrets(h http.Header, a *armed) {
 	for name, values := range h {
-		for _, v := range values {
-			if a.in(v) {
-				delete(h, name)
-				break
-			}
+		if slices.ContainsFunc(values, a.in) {
+			delete(h, name)
 		}
 	}
 }

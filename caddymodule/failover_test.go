@@ -216,9 +216,11 @@ func TestFailover_theClientSeesOnlySuccess(t *testing.T) {
 	_, _ = z.Write([]byte(`{"error":{"code":"insufficient_quota"}}`))
 	_ = z.Close()
 	for name, refusal := range map[string]http.HandlerFunc{
-		"429":         status(429, "Retry-After", "60"),
-		"401":         status(401),
-		"403 by body": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"code":"rate_limit_exceeded"}`, 403) },
+		"429": status(429, "Retry-After", "60"),
+		"401": status(401),
+		"403 by body": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"code":"rate_limit_exceeded"}`, http.StatusForbidden)
+		},
 		"403 zipped": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			w.WriteHeader(403)
@@ -244,7 +246,7 @@ func TestFailover_doesNotFollowWhatIsNotTheMembersFault(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"503":           status(503, "Retry-After", "60"),
 		"502":           status(502),
-		"403 forbidden": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden scope", 403) },
+		"403 forbidden": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden scope", http.StatusForbidden) },
 		"404":           status(404),
 		"redirect":      status(302, "Location", "http://127.0.0.1:1/"),
 	} {
@@ -433,7 +435,7 @@ func TestInject_anotherHeader(t *testing.T) {
 func TestWithoutUpstream_failsOverForTheNextRequest(t *testing.T) {
 	for name, refusal := range map[string]http.HandlerFunc{
 		"by status": status(429),
-		"by body":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "quota exhausted", 403) },
+		"by body":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "quota exhausted", http.StatusForbidden) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newUpstream(t)

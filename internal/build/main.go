@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 
 	"github.com/caddyserver/xcaddy"
 )
@@ -63,7 +64,7 @@ func build(ctx context.Context, config, output string, race bool) error {
 // replacements in it absolute, because xcaddy builds in a temporary folder.
 func readBuilder(path string) (xcaddy.Builder, error) {
 	var builder xcaddy.Builder
-	content, err := os.ReadFile(path) //nolint:gosec // the file is the developer's own argument
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return builder, fmt.Errorf("reading the build: %w", err)
 	}
@@ -77,16 +78,10 @@ func readBuilder(path string) (xcaddy.Builder, error) {
 		return builder, fmt.Errorf("finding the folder of %s: %w", path, err)
 	}
 	for i, replacement := range builder.Replacements {
-		if target := replacement.New.String(); isLocal(target) {
+		// As in go.mod, a target that starts with a dot is a folder.
+		if target := replacement.New.String(); strings.HasPrefix(target, ".") {
 			builder.Replacements[i].New = xcaddy.ReplacementPath(filepath.Join(root, target))
 		}
 	}
 	return builder, nil
-}
-
-// isLocal reports whether the target of a replacement is a relative path, by
-// the rule of go.mod: it is if it starts with a dot.
-func isLocal(target string) bool {
-	return target == "." || target == ".." || filepath.IsLocal(target) && target[0] == '.' ||
-		len(target) > 2 && (target[:2] == "./" || target[:3] == "../")
 }
