@@ -132,7 +132,11 @@ func (x *exchange) record(req *http.Request) error {
 	if x.recorder != nil || req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	x.recorder = newRecorder(req.Body, x.handler.replayLimit(), recordings)
+	limit := x.handler.replayLimit()
+	if req.ContentLength > limit {
+		limit = 0 // it would be recorded in vain
+	}
+	x.recorder = newRecorder(req.Body, limit, recordings)
 	return nil
 }
 

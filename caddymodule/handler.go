@@ -72,6 +72,9 @@ type Handler struct {
 
 	pool    *servedPool
 	clients map[string]client
+
+	// proxying is true once the proxy holds something that Cleanup gives back.
+	proxying bool
 }
 
 // Client is somebody who may use a pool.
@@ -119,7 +122,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.replaceTransport(); err != nil {
 		return err
 	}
-	return h.Proxy.Provision(ctx)
+	if err := h.Proxy.Provision(ctx); err != nil {
+		return fmt.Errorf("proxy: %w", err)
+	}
+	h.proxying = true
+	return nil
 }
 
 // Validate checks the options.
@@ -139,10 +146,11 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
-// Cleanup ends what the proxy has started.
+// Cleanup ends what the proxy has started. A proxy whose Provision failed is
+// left alone: it would give back upstreams that another config holds.
 func (h *Handler) Cleanup() error {
-	if h.Proxy == nil || h.Proxy.Transport == nil {
-		return nil // it was never provisioned, so it holds nothing
+	if !h.proxying {
+		return nil
 	}
 	return h.Proxy.Cleanup()
 }
