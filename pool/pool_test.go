@@ -20,7 +20,13 @@ type bed struct {
 }
 
 func newBed(t testing.TB, members ...string) *bed {
-	b := &bed{t: t, now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
+	b := newBedFor(members)
+	b.t = t
+	return b
+}
+
+func newBedFor(members []string) *bed {
+	b := &bed{now: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)}
 	b.state = pool.NewState("test", func(e pool.Event) { b.events = append(b.events, e) })
 	b.configure(members...)
 	return b
