@@ -12,6 +12,11 @@ import (
 // DocumentVersion is the version of [Document] that this package writes.
 const DocumentVersion = 1
 
+// maxRestoredFailures bounds what a document may say about failures in a row,
+// so that counting on from it can't overflow. Every cooldown is at its cap long
+// before.
+const maxRestoredFailures = 1000
+
 // ErrNewerDocument is returned for a document that a newer version wrote.
 var ErrNewerDocument = errors.New("the saved state was written by a newer version")
 
@@ -99,12 +104,15 @@ func (s *State) Restore(d Document, now time.Time, maxCooldown time.Duration) {
 		}
 		r := s.record(credential{saved.Member, saved.Identity})
 		if until := earlier(saved.CoolingUntil, latest); until.After(r.coolingUntil) {
+			if !r.cooling(now) {
+				r.epoch++ // a lease from before knows nothing of this bench
+			}
 			r.coolingUntil, r.meaning, r.reason = until, saved.Meaning, saved.Reason
 		}
 		if until := earlier(saved.ParkedUntil, latest); until.After(r.parkedUntil) {
 			r.parkedUntil, r.parkReason = until, saved.ParkReason
 		}
-		r.failures = max(r.failures, saved.Failures)
+		r.failures = max(r.failures, min(saved.Failures, maxRestoredFailures))
 	}
 	s.version.Add(1)
 }
