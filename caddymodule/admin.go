@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -209,18 +210,21 @@ func (sp *servedPool) memberView(m pool.MemberStatus) memberView {
 	return memberView{m.Name, m.Position, m.Active, m.State, m.Reason, m.Meaning, noticeTime(m.Until), m.Failures, sp.kind(m.Position)}
 }
 
+// list is names for the text of an error.
+func list(names []string) string { return orDefault(strings.Join(names, ", "), "none") }
+
 // poolOf returns the pool that a path names.
 func poolOf(a *App, name string) (*servedPool, error) {
 	if sp, ok := a.pool(name); ok {
 		return sp, nil
 	}
-	return nil, apiError(http.StatusNotFound, "unknown pool %q; there are: %s", printable(name), strings.Join(a.poolNames(), ", "))
+	return nil, apiError(http.StatusNotFound, "unknown pool %q; there are: %s", printable(name), list(a.poolNames()))
 }
 
 // memberError says which members there are.
 func (sp *servedPool) memberError(err error) error {
 	if errors.Is(err, pool.ErrUnknownMember) {
-		return apiError(http.StatusNotFound, "unknown member of pool %s; there are: %s", sp.Name(), strings.Join(sp.names, ", "))
+		return apiError(http.StatusNotFound, "unknown member of pool %s; there are: %s", sp.Name(), list(sp.names))
 	}
 	return err
 }
@@ -319,14 +323,21 @@ func getCredential(a *App, r *http.Request, args []string) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	known := make([]string, len(infos))
-	for i, info := range infos {
+	for _, info := range infos {
 		if info.Name == name {
 			return http.StatusOK, info, nil
 		}
+	}
+	return 0, nil, unknownCredential(name, infos)
+}
+
+// unknownCredential says which credentials there are.
+func unknownCredential(name string, infos []vault.Info) error {
+	known := make([]string, len(infos))
+	for i, info := range infos {
 		known[i] = info.Name
 	}
-	return 0, nil, apiError(http.StatusNotFound, "no credential %s; there are: %s", name, strings.Join(known, ", "))
+	return apiError(http.StatusNotFound, "no such credential: %s; there are: %s", name, list(known))
 }
 
 func putCredential(a *App, r *http.Request, args []string) (int, any, error) {
@@ -361,10 +372,15 @@ func deleteCredential(a *App, r *http.Request, args []string) (int, any, error) 
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := a.deleteCredential(r.Context(), name); err != nil {
-		return 0, nil, err
+	err = a.deleteCredential(r.Context(), name)
+	if errors.Is(err, vault.ErrNotFound) {
+		infos, listErr := a.vault.List(r.Context())
+		if listErr != nil {
+			return 0, nil, listErr
+		}
+		err = unknownCredential(name, infos)
 	}
-	return http.StatusNoContent, nil, nil
+	return http.StatusNoContent, nil, err
 }
 
 func credentialName(args []string) (string, error) {
@@ -417,15 +433,16 @@ func readBody(r *http.Request, into any, mayBeEmpty bool) error {
 	if err != nil {
 		return apiError(http.StatusBadRequest, "the body can't be read")
 	}
+	body = bytes.TrimSpace(body)
 	if len(body) == 0 && mayBeEmpty {
 		return nil
 	}
-	dec := json.NewDecoder(strings.NewReader(string(body)))
+	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	switch err := dec.Decode(into); {
 	case errors.Is(err, errDuration):
 		return apiError(http.StatusBadRequest, "%v", errDuration)
-	case err != nil:
+	case err != nil || body[0] != '{': // null decodes into anything
 		return apiError(http.StatusBadRequest, "the body must be a JSON object %s", shapeOf(into))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -42,12 +43,24 @@ func addCommands(root *cobra.Command) {
 	op := &operator{}
 	root.PersistentFlags().StringVar(&op.address, "address", "", "The address of the admin API (default: as Caddy's other commands)")
 	root.PersistentFlags().BoolVar(&op.json, "json", false, "Print the answer of the API as it is")
+	// Cobra takes an unknown command below a parent for a request for help,
+	// which succeeds; a script must not take a typo for a success.
+	root.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("unknown command %q; see caddy credential-pool --help", printable(args[0]))
+		}
+		return nil
+	}
+	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	add := func(use, short string, least, most int, run func(args []string) error) *cobra.Command {
 		cmd := &cobra.Command{
 			Use: use, Short: short, Args: cobra.RangeArgs(least, most),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				op.cmd = cmd
 				cmd.SilenceUsage = true
+				if slices.Contains(args, "") { // as from a variable that is not set
+					return errors.New("a name is empty")
+				}
 				return run(args)
 			},
 		}
@@ -100,7 +113,7 @@ func (op *operator) call(method, path string, body, into any) (printed bool, err
 	}
 	res, err := caddycmd.AdminAPIRequest(address, method, path, header, send)
 	if err != nil {
-		return false, err
+		return false, apiFailure(address, err)
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
@@ -118,6 +131,23 @@ func (op *operator) call(method, path string, body, into any) (printed bool, err
 		return false, fmt.Errorf("reading the answer of the admin API: %w", err)
 	}
 	return false, nil
+}
+
+// apiFailure takes what the API said out of an error of Caddy's client, which
+// has no type.
+func apiFailure(address string, err error) error {
+	if strings.HasPrefix(err.Error(), "performing request: ") {
+		return fmt.Errorf("no answer from the admin API at %s (is Caddy running? is --address right?): %w", address, err)
+	}
+	var said struct {
+		Error string `json:"error"`
+	}
+	_, answer, refused := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
+	_, body, _ := strings.Cut(answer, ": ")
+	if !refused || json.Unmarshal([]byte(body), &said) != nil || said.Error == "" {
+		return err
+	}
+	return errors.New(said.Error)
 }
 
 func poolPath(name string, more ...string) string {

@@ -2,6 +2,12 @@ package caddymodule
 
 import (
 	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -69,5 +75,96 @@ func TestCommands(t *testing.T) {
 		if strings.Contains(s.seen.String(), form) {
 			t.Error("a command shows a secret")
 		}
+	}
+}
+
+func TestCommands_unknownOneFails(t *testing.T) {
+	// Below a parent, as in Caddy, cobra would show the help and succeed.
+	caddyCommand := &cobra.Command{Use: "caddy", SilenceErrors: true}
+	pools := &cobra.Command{Use: "credential-pool"}
+	addCommands(pools)
+	caddyCommand.AddCommand(pools)
+	for _, tc := range []struct{ args, want string }{
+		{"credential-pool parkk openai work", "unknown command"},
+		{"credential-pool", ""},
+		{"credential-pool --help", ""},
+	} {
+		var out bytes.Buffer
+		caddyCommand.SetOut(&out)
+		caddyCommand.SetErr(&out)
+		caddyCommand.SetArgs(strings.Fields(tc.args))
+		err := caddyCommand.ExecuteContext(t.Context())
+		if tc.want == "" && (err != nil || !strings.Contains(out.String(), "Available Commands")) {
+			t.Errorf("%s: error %v, and the output is\n%s", tc.args, err, out.String())
+		}
+		if tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: error %v, want %s", tc.args, err, tc.want)
+		}
+	}
+}
+
+// standIn is an admin API that answers all alike.
+func standIn(t *testing.T, listener net.Listener, code int, answer string) *site {
+	t.Helper()
+	server := &httptest.Server{
+		Listener: listener,
+		Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, answer)
+		})},
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	return &site{t: t, admin: listener.Addr().String(), pool: "openai"}
+}
+
+func TestCommands_overAUnixSocket(t *testing.T) {
+	dir, err := os.MkdirTemp("", "pool") // the path of a socket must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := standIn(t, listener, 200, `{"name":"openai","members":[{"name":"work","state":"ready","active":true}]}`)
+	s.admin = "unix/" + filepath.Join(dir, "s")
+	if out, err := s.command("", "status", "openai"); err != nil || !strings.Contains(out, "work") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestCommands_jsonIsWhatTheAPISays(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const answer = "{\"pools\": [ ],\n\"of a later version\":1}\n"
+	s := standIn(t, listener, 200, answer)
+	if out, err := s.command("", "status", "--json"); err != nil || out != answer {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func TestCommands_errorsSayWhatToDo(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := standIn(t, listener, 404, `{"error":"unknown pool \"x\"; there are: openai"}`)
+	if _, err := s.command("", "status", "x"); err == nil || err.Error() != `unknown pool "x"; there are: openai` {
+		t.Errorf("error %v", err)
+	}
+	if _, err := s.command("", "status", ""); err == nil || !strings.Contains(err.Error(), "empty") {
+		t.Errorf("an empty name: error %v", err)
+	}
+	s.admin = freeAddress(t)
+	_, err = s.command(canaryA, "add", "openai", "work")
+	if err == nil || !strings.Contains(err.Error(), "is Caddy running") || !strings.Contains(err.Error(), s.admin) {
+		t.Errorf("nobody listens: error %v", err)
+	}
+	if err != nil && strings.Contains(err.Error(), canaryA) {
+		t.Error("the error holds the secret")
 	}
 }

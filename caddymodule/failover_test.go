@@ -372,6 +372,23 @@ func TestDoor_letsOnlyClientsIn(t *testing.T) {
 	}
 }
 
+func TestDoor_aClientThatWaitsForA100GetsThe401(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "", directive())
+	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: "+strings.TrimPrefix(d.url, "http://")+"\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n")
+	_ = conn.SetReadDeadline(time.Now().Add(3 * time.Second))
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "HTTP/1.1 401 ") {
+		t.Errorf("the client got %q, %v", line, err)
+	}
+}
+
 func TestOutgoing_holdsTheMembersCredentialOnly(t *testing.T) {
 	for form, text := range map[string]string{"with upstream": directive(), "without": withoutUpstream} {
 		t.Run(form, func(t *testing.T) {

@@ -251,12 +251,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	if !allowedMethod(r) {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-		writeError(w, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
+		writeError(w, r, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
 		return true
 	}
 	if !h.AllowAnyClient && !h.known(r) {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)
-		writeError(w, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
+		writeError(w, r, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
 		return true
 	}
 	return false
@@ -299,8 +299,13 @@ func (h *Handler) matches(token string) bool {
 	return found == 1
 }
 
-// writeError writes a JSON error of our own.
-func writeError(w http.ResponseWriter, status int, e localError) {
+// writeError writes a JSON error of our own. A client that waits for a 100
+// before it sends its body gets the error instead, and the connection ends:
+// net/http would wait for the body first, to use the connection again.
+func writeError(w http.ResponseWriter, r *http.Request, status int, e localError) {
+	if r.ProtoMajor == 1 && r.Header.Get("Expect") != "" {
+		w.Header().Set("Connection", "close")
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(e.json())

@@ -140,6 +140,23 @@ func TestIdentity_replacedCredentialsDoNotPileUp(t *testing.T) {
 	}
 }
 
+func TestAcquire_aRejectedMemberIsTheLeastBadOnlyIfAllAre(t *testing.T) {
+	for _, first := range []string{"rejected", "limited"} {
+		b := newBed(t, "a", "b")
+		for i := range 2 {
+			v := pool.Verdict{Meaning: pool.RateLimited, Wait: time.Hour, Reason: "429"}
+			if (i == 0) == (first == "rejected") {
+				v = pool.Verdict{Meaning: pool.AuthFailed, Wait: time.Minute, Reason: "401"}
+			}
+			b.acquire().Report(b.now, v)
+		}
+		want := map[string]string{"rejected": "b", "limited": "a"}[first]
+		if l := b.acquire(); l.Usable() || l.Member() != want {
+			t.Errorf("%s first: serves %s, want %s", first, l.Member(), want)
+		}
+	}
+}
+
 func TestAcquireOther_passesOverThoseTried(t *testing.T) {
 	b := newBed(t, "a", "b", "c")
 	first := b.acquire()

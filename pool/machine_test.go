@@ -16,23 +16,28 @@ import (
 // TestPool_keepsItsRules does to a pool whatever can be done to one, in any
 // order, and holds it against a model of its rules after each step.
 func TestPool_keepsItsRules(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		m := newMachine(rapid.IntRange(1, 4).Draw(t, "members"))
-		t.Repeat(map[string]func(*rapid.T){
-			"":        m.check,
-			"acquire": m.acquire,
-			"other":   m.acquireOther,
-			"succeed": m.succeed,
-			"fail":    m.fail,
-			"wait":    m.wait,
-			"rotate":  m.rotate,
-			"park":    m.park,
-			"recover": m.recover,
-			"missing": m.missing,
-			"put":     m.put,
-			"restart": m.restart,
+	for members := 1; members <= 4; members++ {
+		t.Run(fmt.Sprint(members), func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				m := newMachine(members)
+				t.Repeat(map[string]func(*rapid.T){
+					"":        m.check,
+					"acquire": m.acquire,
+					"other":   m.acquireOther,
+					"succeed": m.succeed,
+					"fail":    m.fail,
+					"burst":   m.burst,
+					"wait":    m.wait,
+					"rotate":  m.rotate,
+					"park":    m.park,
+					"recover": m.recover,
+					"missing": m.missing,
+					"put":     m.put,
+					"restart": m.restart,
+				})
+			})
 		})
-	})
+	}
 }
 
 const machineMaxCooldown = 24 * time.Hour
@@ -177,13 +182,20 @@ func (m *machine) hold(l pool.Lease) {
 }
 
 func (m *machine) acquire(t *rapid.T) {
+	if l, ok := m.checkAcquire(t); ok {
+		m.hold(l)
+	}
+}
+
+// checkAcquire takes a lease, and reports whether there is one.
+func (m *machine) checkAcquire(t *rapid.T) (pool.Lease, bool) {
 	m.settle()
 	l, err := m.pool.Acquire(m.now)
 	if err != nil {
 		if len(m.identity) > 0 {
 			t.Fatalf("nothing to acquire: %v", err)
 		}
-		return
+		return l, false
 	}
 	name := l.Member()
 	switch {
@@ -196,7 +208,7 @@ func (m *machine) acquire(t *rapid.T) {
 	case !l.Usable():
 		m.checkLeastBad(t, name)
 	}
-	m.hold(l)
+	return l, true
 }
 
 func (m *machine) checkLeastBad(t *rapid.T, name string) {
@@ -207,12 +219,13 @@ func (m *machine) checkLeastBad(t *rapid.T, name string) {
 		case m.isMissing(other):
 		case !m.isCooling(other):
 			t.Fatalf("handed out %s, which is cooling, though %s is not", name, other)
-		case r.meaning == pool.AuthFailed && o.meaning != pool.AuthFailed,
-			r.meaning == o.meaning && o.cooling.Before(r.cooling):
+		case rejected(r) && !rejected(o), rejected(r) == rejected(o) && o.cooling.Before(r.cooling):
 			t.Fatalf("handed out %s, though %s is less bad", name, other)
 		}
 	}
 }
+
+func rejected(r modelRecord) bool { return r.meaning == pool.AuthFailed }
 
 func (m *machine) acquireOther(t *rapid.T) {
 	m.settle()
@@ -263,8 +276,22 @@ func (m *machine) succeed(t *rapid.T) {
 	m.settle()
 }
 
-func (m *machine) fail(t *rapid.T) {
-	l := m.takeLease(t)
+func (m *machine) fail(t *rapid.T) { m.failOne(t, m.takeLease(t)) }
+
+// burst makes several attempts that fail one after the other. Without it few
+// runs would see more than one member cooling.
+func (m *machine) burst(t *rapid.T) {
+	for range rapid.IntRange(1, 5).Draw(t, "attempts") {
+		l, ok := m.checkAcquire(t)
+		if !ok {
+			return
+		}
+		m.hold(l)
+		m.failOne(t, m.leases[len(m.leases)-1])
+	}
+}
+
+func (m *machine) failOne(t *rapid.T, l modelLease) {
 	meaning := rapid.SampledFrom([]pool.Meaning{
 		pool.RateLimited, pool.QuotaExhausted, pool.AuthFailed, pool.Overloaded, pool.RequestError,
 	}).Draw(t, "meaning")
@@ -406,6 +433,11 @@ func (m *machine) missing(t *rapid.T) {
 
 func (m *machine) put(t *rapid.T) {
 	name := m.drawMember(t)
+	for _, n := range m.names {
+		if m.isMissing(n) && rapid.Bool().Draw(t, "back") {
+			name = n
+		}
+	}
 	identity := m.last[name]
 	if rapid.Bool().Draw(t, "another") {
 		m.puts++
@@ -478,6 +510,7 @@ func (m *machine) check(t *rapid.T) {
 			t.Fatalf("member %+v, active is %s", got, m.active)
 		}
 	}
+	m.checkAcquire(t)
 	m.checkEvents(t)
 	if usable > 0 && m.exhausted {
 		t.Fatal("nobody was told that the pool has recovered")
