@@ -232,9 +232,12 @@ func TestPool_isSafeForConcurrentUse(t *testing.T) {
 
 func TestPool_manyInFlightFailConcurrentlyAndCountOnce(t *testing.T) {
 	b := newBed(t, "a", "b")
+	leases := make([]pool.Lease, 20) // all taken before the first fails
+	for i := range leases {
+		leases[i] = b.acquire()
+	}
 	var wg sync.WaitGroup
-	for range 20 {
-		l := b.acquire()
+	for _, l := range leases {
 		wg.Go(func() { b.fail(l, 0) })
 	}
 	wg.Wait()

@@ -1,0 +1,41 @@
+// Package e2e tests the built Caddy from outside: a real process, real storage,
+// real connections, and a mock of an upstream. It knows the plugin by its
+// Caddyfile, its admin API, its commands and its files alone.
+//
+// Caddy is built once, as xcaddy.json says. CREDENTIAL_POOL_CADDY names a
+// binary that is there already.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// binary is the Caddy under test.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if binary = os.Getenv("CREDENTIAL_POOL_CADDY"); binary != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "credential-pool-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "caddy")
+	build := exec.Command("go", "-C", "../build", "run", ".", "-output", binary)
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building Caddy: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
