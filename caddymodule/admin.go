@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +68,8 @@ var adminRoutes = []adminRoute{
 	{http.MethodGet, "notices", getNotices},
 }
 
-// match returns the values of the pattern's braces.
+// match returns the values of the pattern's braces. The path is as it was sent,
+// so that an escaped slash belongs to a name, which is then refused as one.
 func (ar adminRoute) match(path string) ([]string, bool) {
 	want, have := strings.Split(ar.pattern, "/"), strings.Split(path, "/")
 	if len(want) != len(have) {
@@ -77,7 +79,11 @@ func (ar adminRoute) match(path string) ([]string, bool) {
 	for i, w := range want {
 		switch {
 		case strings.HasPrefix(w, "{"):
-			args = append(args, have[i])
+			arg, err := url.PathUnescape(have[i])
+			if err != nil {
+				return nil, false
+			}
+			args = append(args, arg)
 		case w != have[i]:
 			return nil, false
 		}
@@ -88,7 +94,7 @@ func (ar adminRoute) match(path string) ([]string, bool) {
 // serveAdmin finds the route, and the app that is running now: the routes are
 // set up before the apps, and outlive a config that fails to load.
 func serveAdmin(w http.ResponseWriter, r *http.Request) error {
-	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, adminPrefix), "/")
+	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.EscapedPath(), adminPrefix), "/")
 	var allowed []string
 	for _, route := range adminRoutes {
 		args, ok := route.match(path)

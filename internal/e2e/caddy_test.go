@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,15 +43,17 @@ type caddy struct {
 	adminURL string
 	client   *http.Client
 
-	cmd    *exec.Cmd
-	exited chan struct{}
-	log    *buffer
+	cmd      *exec.Cmd
+	exited   chan struct{}
+	log      *buffer
+	reloaded bool // another config was loaded since the start
 }
 
 // config is what differs between the tests' Caddyfiles; each is lines that are
 // put in at its place.
 type config struct {
 	global  string // global options
+	server  string // of the global option servers
 	app     string // of the global option credential_pool
 	members string // in place of the accounts with their secrets inline
 	pool    string // of the pool
@@ -88,6 +91,21 @@ func newCaddy(t *testing.T, accounts ...string) *caddy {
 	}
 	t.Cleanup(c.end)
 	return c
+}
+
+// listenOnASocket puts the admin API on a unix socket.
+func (c *caddy) listenOnASocket() {
+	c.t.Helper()
+	dir := must(os.MkdirTemp("", "e2e")) // the path of a socket has to be short
+	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "admin.sock")
+	c.address, c.adminURL = "unix/"+socket, "http://127.0.0.1:0"
+	c.client.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == "127.0.0.1:0" {
+			network, addr = "unix", socket
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
 }
 
 // startCaddy starts a Caddy for accounts of these names.
@@ -132,6 +150,7 @@ func (c *caddy) caddyfile(cfg config) string {
 	auto_https off
 	servers {
 		protocols h1 h2c
+%s
 	}
 %s
 	credential_pool {
@@ -148,7 +167,7 @@ http://127.0.0.1:%s {
 }
 %s
 `, c.address, c.storage,
-		cfg.global, cfg.app, cfg.members, cfg.pool, c.port, cfg.handler, cfg.sites)
+		cfg.server, cfg.global, cfg.app, cfg.members, cfg.pool, c.port, cfg.handler, cfg.sites)
 }
 
 // secondForm is the directive without an upstream, and a reverse_proxy.
@@ -164,6 +183,7 @@ func (c *caddy) start(cfg config) {
 	for deadline := time.Now().Add(patience); !served(); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-c.exited:
+			c.cmd = nil
 			c.t.Fatalf("Caddy did not start:\n%s", c.log.tail())
 		default:
 		}
@@ -193,6 +213,7 @@ func (c *caddy) launch(caddyfile string) {
 
 // stop ends Caddy as an init system does; kill does it without warning.
 func (c *caddy) stop() { c.signal(syscall.SIGTERM) }
+func (c *caddy) kill() { c.signal(syscall.SIGKILL) }
 
 func (c *caddy) signal(sig os.Signal) {
 	c.t.Helper()
@@ -214,6 +235,7 @@ func (c *caddy) load(cfg config) error { return c.loadText(c.caddyfile(cfg)) }
 
 func (c *caddy) loadText(caddyfile string) error {
 	c.t.Helper()
+	c.reloaded = true
 	req := must(http.NewRequest(http.MethodPost, c.adminURL+"/load", strings.NewReader(caddyfile)))
 	req.Header.Set("Content-Type", "text/caddyfile")
 	if a := c.do(req); a.status != http.StatusOK {
@@ -280,10 +302,22 @@ func (c *caddy) request(method, path, body string, header ...string) *http.Reque
 	return req
 }
 
-// do makes the request and reads the whole answer.
+// do makes the request and reads the whole answer. Each load replaces Caddy's
+// servers, and the old ones may cut a connection that they have only just
+// taken; then it is made again.
 func (c *caddy) do(req *http.Request) answer {
 	c.t.Helper()
 	a, err := c.try(req)
+	for range 3 {
+		cut := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+		if !cut || !c.reloaded {
+			break
+		}
+		if req.GetBody != nil {
+			req.Body = must(req.GetBody())
+		}
+		a, err = c.try(req)
+	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -416,6 +450,23 @@ func (c *caddy) metric(name string) string {
 		}
 	}
 	return ""
+}
+
+// command runs a command of the binary against the running Caddy.
+func (c *caddy) command(stdin string, args ...string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir, cmd.Env, cmd.Stdin = c.dir, c.env, strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	c.add("the output of "+strings.Join(args, " "), out)
+	return string(out), err
+}
+
+// pooled runs a command of the plugin.
+func (c *caddy) pooled(stdin string, args ...string) (output string, err error) {
+	args = append([]string{"credential-pool"}, args...)
+	return c.command(stdin, append(args, "--address", c.address)...)
 }
 
 // eventually waits until it is so.
