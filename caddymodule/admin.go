@@ -27,9 +27,6 @@ func init() {
 const (
 	adminPrefix  = "/credential_pool/"
 	maxAdminBody = 2 << 20
-
-	// maxPark bounds for how long the operator can set a member aside.
-	maxPark = 365 * 24 * time.Hour
 )
 
 // adminAPI is the operator's side of the pools, below /credential_pool/ of
@@ -175,6 +172,7 @@ func adminError(err error) error {
 		vault.ErrWrongIdentity: http.StatusConflict,
 		vault.ErrCorrupt:       http.StatusConflict,
 		vault.ErrForeign:       http.StatusConflict,
+		errStorageSilent:       http.StatusServiceUnavailable,
 	} {
 		if errors.Is(err, is) {
 			status = code
@@ -313,7 +311,7 @@ func recoverMember(a *App, r *http.Request, args []string) (int, any, error) {
 }
 
 func listCredentials(a *App, r *http.Request, _ []string) (int, any, error) {
-	infos, err := a.vault.List(r.Context())
+	infos, err := a.listCredentials(r.Context())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -325,7 +323,7 @@ func getCredential(a *App, r *http.Request, args []string) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	infos, err := a.vault.List(r.Context())
+	infos, err := a.listCredentials(r.Context())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -380,7 +378,7 @@ func deleteCredential(a *App, r *http.Request, args []string) (int, any, error) 
 	}
 	err = a.deleteCredential(r.Context(), name)
 	if errors.Is(err, vault.ErrNotFound) {
-		infos, listErr := a.vault.List(r.Context())
+		infos, listErr := a.listCredentials(r.Context())
 		if listErr != nil {
 			return 0, nil, listErr
 		}
@@ -420,7 +418,7 @@ func (d *duration) UnmarshalJSON(b []byte) error {
 		return errDuration
 	}
 	parsed, err := caddy.ParseDuration(text)
-	if err != nil || parsed <= 0 || parsed > maxPark {
+	if err != nil || parsed <= 0 || parsed > pool.MaxPark {
 		return errDuration
 	}
 	*d = duration(parsed)

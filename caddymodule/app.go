@@ -66,7 +66,10 @@ type App struct {
 	logger  *zap.Logger
 	storage certmagic.Storage
 	vault   *vault.Vault
-	pools   map[string]*servedPool
+	looking patient[struct{}] // at the vault
+
+	changing chan struct{} // holds one while the vault is changed
+	pools    map[string]*servedPool
 
 	notifiers  []Notifier
 	dispatcher *dispatcher
@@ -157,7 +160,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("pool %s: %w", printable(name), err)
 		}
 	}
-	a.sync(ctx, a.logMissing)
+	a.look(ctx)
 	return a.provisionNotices(ctx)
 }
 
@@ -173,6 +176,7 @@ func (a *App) Validate() error {
 }
 
 func (a *App) openVault() error {
+	a.changing = make(chan struct{}, 1)
 	var identities []string
 	if a.Vault != nil {
 		for i, raw := range a.Vault.Identities {
@@ -231,9 +235,8 @@ func (a *App) provisionMembers(sp *servedPool, cfg *PoolConfig) error {
 		}
 		c := vault.Credential{ID: sp.shared.inlineIdentity(secret), Kind: vault.KindStatic, Secret: vault.NewSecret(secret)}
 		sp.inline[m.Name] = struct{}{}
-		sp.arm(i, c)
-		if sp.armed[i].Load() == nil {
-			return fmt.Errorf("member %s: a member with its secret in the config has no extra fields, but inject needs one; put the credential in the vault", m.Name)
+		if err := sp.arm(i, c); err != nil {
+			return fmt.Errorf("member %s: %w; a secret that is given in the config has no fields, put the credential in the vault", m.Name, err)
 		}
 	}
 	return nil
@@ -249,7 +252,7 @@ func (cfg *PoolConfig) served(name string) (*servedPool, error) {
 		provider: provider,
 		inline:   make(map[string]struct{}),
 		armed:    make([]atomic.Pointer[armed], len(cfg.Members)),
-		stamps:   make([]vault.Stamp, len(cfg.Members)),
+		seen:     make([]look, len(cfg.Members)),
 	}
 	for _, m := range cfg.Members {
 		if err := checkName("member", m.Name); err != nil {
@@ -345,7 +348,7 @@ func (a *App) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop, a.started = cancel, true
 	a.dispatcher.start()
-	a.running.Go(func() { every(ctx, time.Duration(a.SyncInterval), func() { a.sync(ctx, nil) }) })
+	a.running.Go(func() { every(ctx, time.Duration(a.SyncInterval), func() { a.look(ctx) }) })
 	a.running.Go(func() { every(ctx, saveInterval, func() { a.save(ctx) }) })
 	return nil
 }
@@ -390,10 +393,13 @@ func (a *App) Cleanup() error {
 	return errors.Join(errs...)
 }
 
-// save writes the state of every pool that has changed.
+// save writes the state of every pool that has changed. A storage that hangs is
+// waited for once, not for each pool.
 func (a *App) save(ctx context.Context) {
 	for _, sp := range a.pools {
-		sp.shared.save(ctx, a.storage, a.logger)
+		if err := sp.shared.save(ctx, a.storage, a.logger); errors.Is(err, errStorageSilent) {
+			return
+		}
 	}
 }
 

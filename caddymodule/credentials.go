@@ -18,50 +18,63 @@ const vaultTime = 10 * time.Second
 // config.
 var errInlineMember = errors.New("the member's secret is given in the config, which a credential in the vault can't replace")
 
-// sync arms members whose credential was put, replaced or removed since the
-// last look. What can't be read now but could before stays as it was.
-func (a *App) sync(ctx context.Context, missing func(member, reason string)) {
-	ctx, cancel := context.WithTimeout(ctx, vaultTime)
-	defer cancel()
-	for _, sp := range a.pools {
-		for i, name := range sp.names {
-			if !sp.isInline(name) {
-				a.syncMember(ctx, sp, i, missing)
+// look arms members whose credential was put, replaced or removed since the
+// last look. What a storage that hangs can't say now is left for a later one.
+func (a *App) look(ctx context.Context) {
+	_, err := a.looking.call(ctx, vaultTime, func(ctx context.Context) (struct{}, error) {
+		for _, sp := range a.pools {
+			for i, name := range sp.names {
+				if !sp.isInline(name) {
+					a.lookAt(ctx, sp, i)
+				}
 			}
 		}
+		return struct{}{}, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		a.logger.Warn("the vault can't be looked at; credentials in memory go on serving", zap.Error(err))
 	}
 }
 
-// syncMember looks at one member's credential.
-func (a *App) syncMember(ctx context.Context, sp *servedPool, position int, missing func(member, reason string)) {
+// lookAt looks at one member's credential. What can't be read now but could
+// before stays as it was.
+func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	name := sp.shared.name + "/" + sp.names[position]
 	sp.looking.Lock()
 	defer sp.looking.Unlock()
+	seen := &sp.seen[position]
 	stamp, err := a.vault.Stamp(ctx, name)
-	if err == nil && stamp == sp.stamps[position] {
+	if err == nil && stamp == seen.stamp {
 		return
 	}
 	var c vault.Credential
 	if err == nil {
 		c, err = a.vault.Get(ctx, name)
 	}
+	meaning := "a member has no usable credential and is left out until it is put"
 	switch {
 	case err == nil:
-		sp.stamps[position] = stamp
-		sp.arm(position, c)
-		if sp.armed[position].Load() != nil {
-			return
-		}
-		err = errors.New("the credential lacks a field that inject needs")
+		seen.stamp = stamp
+		err = sp.arm(position, c)
 	case sp.armed[position].Load() != nil && !aboutRecord(err):
-		return // the storage fails; what is in memory goes on serving
+		meaning = "a member's credential can't be looked at; the one in memory goes on serving"
 	default:
-		sp.stamps[position] = vault.Stamp{}
+		seen.stamp = vault.Stamp{}
 		sp.disarm(position, err.Error())
 	}
-	if missing != nil {
-		missing(name, err.Error())
+	a.logTrouble(seen, meaning, name, err)
+}
+
+// logTrouble logs what is wrong with a member's credential, once.
+func (a *App) logTrouble(seen *look, meaning, name string, err error) {
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
 	}
+	if trouble != "" && trouble != seen.trouble {
+		a.logger.Warn(meaning, zap.String("credential", name), zap.String("reason", trouble))
+	}
+	seen.trouble = trouble
 }
 
 // aboutRecord reports whether the error is about the record, and not about the
@@ -75,45 +88,65 @@ func aboutRecord(err error) bool {
 	return false
 }
 
-func (a *App) logMissing(member, reason string) {
-	a.logger.Warn("a member has no usable credential and is left out until it is put",
-		zap.String("credential", member), zap.String("reason", reason))
-}
-
 // putCredential puts a credential in the vault, and into use.
 func (a *App) putCredential(ctx context.Context, c vault.Credential) (vault.Info, error) {
 	sp, position := a.seat(c.Name)
 	if sp != nil && sp.isInline(sp.names[position]) {
 		return vault.Info{}, errInlineMember
 	}
-	info, err := a.vault.Put(ctx, c.Name, c)
-	if err != nil {
-		return vault.Info{}, err
-	}
-	if sp != nil {
-		sp.reload(ctx, a, position)
-	}
-	return info, nil
+	return changing(ctx, a, func(ctx context.Context) (vault.Info, error) {
+		info, err := a.vault.Put(ctx, c.Name, c)
+		if err == nil && sp != nil {
+			sp.reload(ctx, a, position)
+		}
+		return info, err
+	})
 }
 
 // deleteCredential removes a credential from the vault, and from use.
 func (a *App) deleteCredential(ctx context.Context, name string) error {
-	if err := a.vault.Delete(ctx, name); err != nil {
-		return err
-	}
-	if sp, position := a.seat(name); sp != nil && !sp.isInline(sp.names[position]) {
-		sp.reload(ctx, a, position)
-	}
-	return nil
+	_, err := changing(ctx, a, func(ctx context.Context) (struct{}, error) {
+		if err := a.vault.Delete(ctx, name); err != nil {
+			return struct{}{}, err
+		}
+		if sp, position := a.seat(name); sp != nil && !sp.isInline(sp.names[position]) {
+			sp.reload(ctx, a, position)
+		}
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// changing makes one change of the vault after the other, so that one which
+// hangs is not finished after a later one. What has waited too long for its turn
+// does not happen any more: the operator was told that it failed.
+func changing[T any](ctx context.Context, a *App, change func(context.Context) (T, error)) (T, error) {
+	return within(ctx, vaultTime, func(ctx context.Context) (T, error) {
+		var none T
+		select {
+		case a.changing <- struct{}{}:
+			defer func() { <-a.changing }()
+		case <-ctx.Done():
+		}
+		if err := ctx.Err(); err != nil {
+			return none, err
+		}
+		return change(ctx)
+	})
+}
+
+// listCredentials returns what may be shown of all credentials.
+func (a *App) listCredentials(ctx context.Context) ([]vault.Info, error) {
+	return within(ctx, vaultTime, a.vault.List)
 }
 
 // reload looks at a member's credential whatever its stamp says: two puts can
 // fall into the same tick of the storage's clock.
 func (sp *servedPool) reload(ctx context.Context, a *App, position int) {
 	sp.looking.Lock()
-	sp.stamps[position] = vault.Stamp{}
+	sp.seen[position].stamp = vault.Stamp{}
 	sp.looking.Unlock()
-	a.syncMember(ctx, sp, position, a.logMissing)
+	a.lookAt(ctx, sp, position)
 }
 
 // seat returns where the credential of that name sits; nil if no pool has a

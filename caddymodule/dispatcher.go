@@ -71,21 +71,22 @@ func eventEmitter(ctx caddy.Context) (caddyEvents, error) {
 	if !ok {
 		return caddyEvents{}, fmt.Errorf("events app has unexpected type %T", mod)
 	}
-	started := make(startedHandler)
+	started := startedHandler{make(chan struct{})}
 	if err := app.On("started", started); err != nil {
 		return caddyEvents{}, fmt.Errorf("waiting for the configuration to start: %w", err)
 	}
 	emit := func(name string, data map[string]any) { app.Emit(ctx, name, data) }
-	return caddyEvents{emit, started}, nil
+	return caddyEvents{emit, started.started}, nil
 }
 
-// startedHandler is closed by the event that says that the configuration has
-// started, which comes once.
-type startedHandler chan struct{}
+// startedHandler closes its channel at the event that says that the
+// configuration has started, which comes once. It is a struct because the
+// events app logs its handlers as JSON.
+type startedHandler struct{ started chan struct{} }
 
 // Handle implements caddyevents.Handler.
 func (h startedHandler) Handle(context.Context, caddy.Event) error {
-	close(h)
+	close(h.started)
 	return nil
 }
 
@@ -269,4 +270,4 @@ func (n Notice) eventData() map[string]any {
 }
 
 // Interface guard
-var _ caddyevents.Handler = startedHandler(nil)
+var _ caddyevents.Handler = startedHandler{}

@@ -234,7 +234,7 @@ func (x *exchange) refusal(req *http.Request) *http.Response {
 func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, body []byte) {
 	out := sp.Outlook(now)
 	h = make(http.Header)
-	e := localError{Type: "pool_exhausted", Message: "every account of the pool " + strconv.Quote(sp.Name()) + " is cooling down"}
+	e := localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
 	status = http.StatusTooManyRequests
 	if out.NeedsOperator {
 		status = http.StatusServiceUnavailable

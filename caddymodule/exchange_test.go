@@ -61,7 +61,9 @@ func BenchmarkExchange(b *testing.B) {
 	}
 	sp.Pool = pool.New(pool.Config{Members: sp.names}, pool.NewState("bench", nil))
 	for i := range sp.names {
-		sp.arm(i, vault.Credential{ID: sp.names[i], Kind: vault.KindStatic, Secret: vault.NewSecret("credential-of-the-benchmark")})
+		if err := sp.arm(i, vault.Credential{ID: sp.names[i], Kind: vault.KindStatic, Secret: vault.NewSecret("credential-of-the-benchmark")}); err != nil {
+			b.Fatal(err)
+		}
 	}
 	h := &Handler{AllowAnyClient: true, OnExhausted: onExhaustedServe}
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{})

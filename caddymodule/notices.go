@@ -100,6 +100,9 @@ func message(e pool.Event) string {
 		fmt.Fprintf(&s, " failed over from %q to %q%s%s", e.From, e.To, after(e.Meaning), because(e.Reason))
 	case pool.Exhausted:
 		s.WriteString(" exhausted: every member is cooling down")
+		if e.Missing > 0 {
+			s.WriteString(" or has no usable credential")
+		}
 		if e.First != "" {
 			fmt.Fprintf(&s, ", first back %q at %s", e.First, clock(e.Until, e.Time))
 		}

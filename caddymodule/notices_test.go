@@ -57,6 +57,11 @@ func TestNotice_message(t *testing.T) {
 			`Pool "openai" exhausted: every member is cooling down, first back "home" at 13:00:00 UTC.`,
 		},
 		{
+			"exhausted, with a member that has no credential",
+			pool.Event{Kind: pool.Exhausted, From: "work", First: "home", Until: noon.Add(time.Hour), Reason: "429", Missing: 1},
+			`Pool "openai" exhausted: every member is cooling down or has no usable credential, first back "home" at 13:00:00 UTC (429).`,
+		},
+		{
 			"recovered",
 			pool.Event{Kind: pool.Recovered, To: "home"},
 			`Pool "openai" recovered: "home" serves again.`,

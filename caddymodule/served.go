@@ -31,10 +31,15 @@ type servedPool struct {
 	// is missing.
 	armed []atomic.Pointer[armed]
 
-	// looking guards the stamps, by position: what was seen at the last look
-	// into the vault.
+	// looking guards seen, by position.
 	looking sync.Mutex
-	stamps  []vault.Stamp
+	seen    []look
+}
+
+// look is what the last look into the vault has seen of a member's credential.
+type look struct {
+	stamp   vault.Stamp
+	trouble string // why it can't be used, as it stands in the log
 }
 
 // isInline reports whether the member's secret stands in the config.
@@ -66,14 +71,15 @@ type armed struct {
 // back: a shorter one would be found by chance.
 const minSecret = 8
 
-// arm makes the credential the member's.
-func (sp *servedPool) arm(position int, c vault.Credential) {
+// arm makes the credential the member's. If it lacks a field that is injected,
+// the member is without one.
+func (sp *servedPool) arm(position int, c vault.Credential) error {
 	a := &armed{identity: c.ID, kind: c.Kind, values: make([]string, len(sp.injections))}
 	for i, in := range sp.injections {
 		v, err := in.render(c)
 		if err != nil {
 			sp.disarm(position, err.Error())
-			return
+			return err
 		}
 		a.values[i] = v
 	}
@@ -84,6 +90,7 @@ func (sp *servedPool) arm(position int, c vault.Credential) {
 	// The values come first: whoever gets a lease on the new identity finds them.
 	sp.armed[position].Store(a)
 	sp.SetCredential(sp.names[position], a.identity)
+	return nil
 }
 
 // disarm leaves the member without a credential.

@@ -34,7 +34,8 @@ type sharedState struct {
 	name  string
 	state *pool.State
 
-	// key tells inline secrets apart; see inlineIdentity.
+	// key tells inline secrets apart; see inlineIdentity. It is not changed once
+	// the state is in use.
 	key []byte
 
 	// mu guards the following, and lets one save at a time.
@@ -44,6 +45,9 @@ type sharedState struct {
 	frozen      bool   // a newer version's file is left alone
 	saved       uint64 // revision
 	failing     bool   // the last save failed, and the log says so
+
+	loading patient[[]byte]
+	storing patient[uint64]
 }
 
 // savedState is the file: the pool's document, with the key.
@@ -63,7 +67,10 @@ func acquireState(name string, storage certmagic.Storage, maxCooldown time.Durat
 			maxCooldown: maxCooldown,
 		}
 		_, _ = rand.Read(s.key) // never fails
-		s.load(context.Background(), storage, logger)
+		if err := s.load(context.Background(), storage, logger); err != nil {
+			logger.Warn("the saved state of the pool can't be read yet; starting without it",
+				zap.String("pool", name), zap.Error(err))
+		}
 		s.saved = s.state.Revision()
 		return s, nil
 	})
@@ -84,86 +91,79 @@ func (s *sharedState) Destruct() error { return nil }
 
 func (s *sharedState) storageKey() string { return "credential_pool/state/" + s.name + ".json" }
 
-// load reads what was saved. What can't be read is logged and not fatal.
-func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) {
-	var data []byte
-	err := within(ctx, saveTime, func(ctx context.Context) (err error) {
-		data, err = storage.Load(ctx, s.storageKey())
-		return err
+// load reads what was saved. A content that can't be used is logged, and no
+// error; only what could not be read may be read again.
+func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) error {
+	data, err := s.loading.call(ctx, saveTime, func(ctx context.Context) ([]byte, error) {
+		return storage.Load(ctx, s.storageKey())
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		s.loaded = true
-		return
+		return nil
 	}
-	log := logger.With(zap.String("pool", s.name), zap.String("key", s.storageKey()))
 	if err != nil {
-		log.Warn("the saved state of the pool can't be read yet; starting without it", zap.Error(err))
-		return
+		return fmt.Errorf("reading %s: %w", s.storageKey(), err)
 	}
 	s.loaded = true
+	log := logger.With(zap.String("pool", s.name), zap.String("key", s.storageKey()))
 	doc, err := pool.ParseDocument(data)
 	if errors.Is(err, pool.ErrNewerDocument) {
 		s.frozen = true
 		log.Error("the saved state of the pool is a newer version's; it is left as it is, and nothing is saved", zap.Error(err))
-		return
+		return nil
 	}
 	if err != nil {
 		log.Error("the saved state of the pool is damaged; starting without it", zap.Error(err))
-		return
+		return nil
 	}
 	var file savedState
 	if json.Unmarshal(data, &file) == nil && len(file.IdentityKey) == len(s.key) {
 		s.key = file.IdentityKey
 	}
 	s.state.Restore(doc, time.Now(), s.maxCooldown)
+	return nil
 }
 
 // save writes the state if it has changed since the last save. If that fails,
-// the next call tries again.
-func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) {
+// the next call tries again. An error has been logged.
+func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.frozen || s.state.Revision() == s.saved {
-		return
+		return nil
 	}
-	if !s.loaded {
-		key := s.key
-		s.load(ctx, storage, logger)
-		s.key = key // identities in use were made with it
-		if !s.loaded || s.frozen {
-			return
-		}
-	}
-	doc, revision := s.state.Document(time.Now())
-	data, err := json.MarshalIndent(savedState{doc, s.key}, "", "\t")
-	if err == nil {
-		err = within(ctx, saveTime, func(ctx context.Context) error { return storage.Store(ctx, s.storageKey(), data) })
-	}
-	if err != nil {
-		if !s.failing {
-			logger.Error("the state of the pool can't be saved; it goes on in memory and is saved when the storage works again",
-				zap.String("pool", s.name), zap.Error(err))
-		}
-		s.failing = true
-		return
-	}
-	if s.failing {
+	revision, err := s.write(ctx, storage, logger)
+	switch {
+	case err != nil && !s.failing:
+		logger.Error("the state of the pool can't be saved; it goes on in memory and is saved when the storage works again",
+			zap.String("pool", s.name), zap.Error(err))
+	case err == nil && s.failing:
 		logger.Info("the state of the pool is saved again", zap.String("pool", s.name))
 	}
-	s.failing, s.saved = false, revision
+	s.failing = err != nil
+	if err == nil {
+		s.saved = revision
+	}
+	return err
 }
 
-// within bounds a call of a storage, some of which do not listen to their
-// context.
-func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- f(ctx) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("the storage did not answer: %w", ctx.Err())
+// write stores the state and returns the revision that is stored. A state that
+// could not be read at first is read before anything is written over it.
+func (s *sharedState) write(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) (uint64, error) {
+	if !s.loaded {
+		key := s.key
+		err := s.load(ctx, storage, logger)
+		s.key = key // identities in use were made with it
+		if err != nil || s.frozen {
+			return s.saved, err
+		}
 	}
+	return s.storing.call(ctx, saveTime, func(ctx context.Context) (uint64, error) {
+		doc, revision := s.state.Document(time.Now())
+		data, err := json.MarshalIndent(savedState{doc, s.key}, "", "\t")
+		if err != nil {
+			return 0, fmt.Errorf("encoding the state: %w", err)
+		}
+		return revision, storage.Store(ctx, s.storageKey(), data)
+	})
 }

@@ -88,8 +88,8 @@ func (s *State) Document(now time.Time) (Document, uint64) {
 }
 
 // Restore adds what was saved to the state. Of two deadlines the longer one
-// wins, and none reaches further than maxCooldown from now, since the clock
-// that they were written by may have been another one. What the state already
+// wins, and none reaches further than maxCooldown from now, or [MaxPark] for a
+// park, since the clock that they were written by may have been another one. What the state already
 // knows of the pointer stays.
 func (s *State) Restore(d Document, now time.Time, maxCooldown time.Duration) {
 	s.mu.Lock()
@@ -97,7 +97,7 @@ func (s *State) Restore(d Document, now time.Time, maxCooldown time.Duration) {
 	if s.active == "" {
 		s.active, s.exhausted = d.Active, d.Exhausted
 	}
-	latest := now.Add(orDefault(maxCooldown, DefaultMaxCooldown))
+	latest, latestPark := now.Add(orDefault(maxCooldown, DefaultMaxCooldown)), now.Add(MaxPark)
 	for _, saved := range d.Records {
 		if saved.Member == "" || saved.Identity == "" {
 			continue
@@ -109,7 +109,7 @@ func (s *State) Restore(d Document, now time.Time, maxCooldown time.Duration) {
 			}
 			r.coolingUntil, r.meaning, r.reason = until, saved.Meaning, saved.Reason
 		}
-		if until := earlier(saved.ParkedUntil, latest); until.After(r.parkedUntil) {
+		if until := earlier(saved.ParkedUntil, latestPark); until.After(r.parkedUntil) {
 			r.parkedUntil, r.parkReason = until, saved.ParkReason
 		}
 		r.failures = max(r.failures, min(saved.Failures, maxRestoredFailures))

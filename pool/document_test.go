@@ -62,6 +62,18 @@ func TestDocument_aRestoredBenchIsNotEndedByAnOlderLease(t *testing.T) {
 	b.wantState("a", pool.StateCooling, time.Hour)
 }
 
+func TestDocument_timesThatAreFarOffAreBounded(t *testing.T) {
+	b := newBed(t, "a", "b", "c")
+	b.state.Restore(pool.Document{Version: 1, Records: []pool.DocumentRecord{
+		{Member: "a", Identity: "id-of-a", CoolingUntil: b.now.Add(10000 * time.Hour), Meaning: pool.RateLimited},
+		{Member: "b", Identity: "id-of-b", ParkedUntil: b.now.Add(1000 * time.Hour)},
+		{Member: "c", Identity: "id-of-c", ParkedUntil: b.now.Add(10000 * time.Hour)},
+	}}, b.now, time.Hour)
+	b.wantState("a", pool.StateCooling, time.Hour)
+	b.wantState("b", pool.StateParked, 1000*time.Hour) // as the operator said
+	b.wantState("c", pool.StateParked, pool.MaxPark)
+}
+
 func TestDocument_oddFailureCountsStillBench(t *testing.T) {
 	for _, failures := range []int{-1, math.MaxInt} {
 		b := newBed(t, "a")

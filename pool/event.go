@@ -52,6 +52,10 @@ type Event struct {
 	// First is, for exhausted, the member that is back first.
 	First string
 
+	// Missing counts, for exhausted, the members without a usable credential.
+	// All others are cooling.
+	Missing int
+
 	// Suppressed counts the events of this pool that were not told since the
 	// last one, because the same one had just been told.
 	Suppressed int

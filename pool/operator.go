@@ -110,7 +110,8 @@ type Rotation struct {
 	ParkedUntil time.Time
 }
 
-// Rotate parks the active member for that long (0: the pool's ParkFor) and
+// Rotate parks the active member for that long (0: the pool's ParkFor; at most
+// [MaxPark]) and
 // moves on: to the member named, whose own park ends, or if to is empty to the
 // next ready one, else the parked one soonest back. Naming the active member
 // changes nothing. It fails with [ErrUnknownMember], or with [ErrConflict] if
@@ -132,7 +133,7 @@ func (p *Pool) Rotate(now time.Time, to string, parkFor time.Duration) (Rotation
 	if from >= 0 {
 		rot.From = s.active
 		if p.members[from].identity != "" {
-			rot.ParkedUntil = s.park(p.credential(from), now.Add(orDefault(parkFor, p.cfg.ParkFor)), "rotated")
+			rot.ParkedUntil = s.park(p.credential(from), p.parkUntil(now, parkFor), "rotated")
 		}
 	}
 	if to != "" {
@@ -175,7 +176,8 @@ func (p *Pool) rotateTarget(from int, to string, now time.Time) (int, error) {
 	}
 }
 
-// Park sets a member aside for that long (0: the pool's ParkFor). If it is
+// Park sets a member aside for that long (0: the pool's ParkFor; at most
+// [MaxPark]). If it is
 // active, the pointer moves at once if anyone is ready. It fails with
 // [ErrUnknownMember], or with [ErrConflict] if the member is missing.
 func (p *Pool) Park(now time.Time, name string, parkFor time.Duration, reason string) (MemberStatus, error) {
@@ -188,7 +190,7 @@ func (p *Pool) Park(now time.Time, name string, parkFor time.Duration, reason st
 		return MemberStatus{}, err
 	}
 	e := Event{Kind: Parked, Time: now, From: name, Reason: reason}
-	e.Until = s.park(p.credential(i), now.Add(orDefault(parkFor, p.cfg.ParkFor)), reason)
+	e.Until = s.park(p.credential(i), p.parkUntil(now, parkFor), reason)
 	if name == s.active {
 		if to := p.next(i, now, nil); to >= 0 && p.status(to, now).State == StateReady {
 			e.To = p.members[to].name
@@ -215,6 +217,10 @@ func (p *Pool) Recover(now time.Time, name string) (MemberStatus, error) {
 	}
 	p.settle(now)
 	return p.status(i, now), nil
+}
+
+func (p *Pool) parkUntil(now time.Time, parkFor time.Duration) time.Time {
+	return now.Add(min(orDefault(parkFor, p.cfg.ParkFor), MaxPark))
 }
 
 // present returns the position of a member that has a credential.

@@ -26,6 +26,9 @@ const (
 	DefaultNoticeWindow = 30 * time.Second
 )
 
+// MaxPark is the longest time for which the operator can set a member aside.
+const MaxPark = 365 * 24 * time.Hour
+
 // minWait is the least that evidence of a wait counts for.
 const minWait = time.Second
 
@@ -271,6 +274,11 @@ func (p *Pool) stay(from int, now time.Time) {
 	s.setExhausted(true)
 	cause := s.look(p.credential(first))
 	e := Event{Kind: Exhausted, Time: now, First: p.members[first].name, Until: cause.coolingUntil}
+	for _, m := range p.members {
+		if m.identity == "" {
+			e.Missing++
+		}
+	}
 	if from >= 0 && !missing {
 		e.From = s.active
 		cause = s.look(p.credential(from))
