@@ -147,7 +147,7 @@ func runningApp() (*App, error) {
 	if a, ok := app.(*App); ok && a != nil {
 		return a, nil
 	}
-	return nil, apiError(http.StatusServiceUnavailable, "the running config has no credential_pool")
+	return nil, apiError(http.StatusServiceUnavailable, "the running config has no credential_pool; add the global option credential_pool to it")
 }
 
 // apiError must be returned as it is: Caddy takes a wrapped one for a 500.
@@ -162,21 +162,16 @@ func adminError(err error) error {
 	if known, ok := errors.AsType[caddy.APIError](err); ok {
 		return known
 	}
-	for is, code := range map[error]int{
-		pool.ErrUnknownMember:  http.StatusNotFound,
-		pool.ErrConflict:       http.StatusConflict,
-		errInlineMember:        http.StatusConflict,
-		vault.ErrNotFound:      http.StatusNotFound,
-		vault.ErrInvalid:       http.StatusBadRequest,
-		vault.ErrNoIdentity:    http.StatusConflict,
-		vault.ErrWrongIdentity: http.StatusConflict,
-		vault.ErrCorrupt:       http.StatusConflict,
-		vault.ErrForeign:       http.StatusConflict,
-		errStorageSilent:       http.StatusServiceUnavailable,
-	} {
-		if errors.Is(err, is) {
-			status = code
-		}
+	switch is := func(target error) bool { return errors.Is(err, target) }; {
+	case is(vault.ErrInvalid):
+		status = http.StatusBadRequest
+	case is(pool.ErrUnknownMember), is(vault.ErrNotFound):
+		status = http.StatusNotFound
+	case is(pool.ErrConflict), is(errInlineMember), is(vault.ErrNoIdentity),
+		is(vault.ErrWrongIdentity), is(vault.ErrCorrupt), is(vault.ErrForeign):
+		status = http.StatusConflict
+	case is(errStorageSilent):
+		status = http.StatusServiceUnavailable
 	}
 	return apiError(status, "%v", err)
 }
@@ -219,7 +214,7 @@ func list(names []string) string { return orDefault(strings.Join(names, ", "), "
 
 // poolOf returns the pool that a path names.
 func poolOf(a *App, name string) (*servedPool, error) {
-	if sp, ok := a.pool(name); ok {
+	if sp, ok := a.pools[name]; ok {
 		return sp, nil
 	}
 	return nil, apiError(http.StatusNotFound, "unknown pool %q; there are: %s", printable(name), list(a.poolNames()))
@@ -377,6 +372,9 @@ func deleteCredential(a *App, r *http.Request, args []string) (int, any, error) 
 		return 0, nil, err
 	}
 	err = a.deleteCredential(r.Context(), name)
+	if sp, position := a.seat(name); errors.Is(err, vault.ErrNotFound) && sp != nil && sp.isInline(sp.names[position]) {
+		return 0, nil, errInlineMember
+	}
 	if errors.Is(err, vault.ErrNotFound) {
 		infos, listErr := a.listCredentials(r.Context())
 		if listErr != nil {

@@ -5,9 +5,6 @@ package caddymodule
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,7 +21,6 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
-	"github.com/credentialpool/caddy-credential-pool/pool/classify"
 	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
@@ -37,6 +32,7 @@ func init() {
 const (
 	defaultProvider     = "generic"
 	defaultSyncInterval = 2 * time.Second
+	minSyncInterval     = 100 * time.Millisecond
 )
 
 // App owns pools of credentials, each of which puts several accounts of one
@@ -59,7 +55,7 @@ type App struct {
 	NoticeWindow caddy.Duration `json:"notice_window,omitempty"`
 
 	// How often the vault is looked at for credentials that another process has
-	// put or removed. Default: `2s`.
+	// put or removed. At least `100ms`. Default: `2s`.
 	SyncInterval caddy.Duration `json:"sync_interval,omitempty"`
 
 	ctx     caddy.Context
@@ -87,53 +83,6 @@ type VaultConfig struct {
 	// with file-system storage one is made beside the credentials at the first
 	// put; with any other storage one is required.
 	Identities []string `json:"identities,omitempty"`
-}
-
-// PoolConfig is a pool of accounts of one API.
-type PoolConfig struct {
-	// The provider, which says how a credential is put in and what an answer
-	// means. Default: `generic`.
-	Provider string `json:"provider,omitempty"`
-
-	// The accounts, in the order in which they serve. At least one is required.
-	Members []Member `json:"members,omitempty"`
-
-	// How long a member is benched if the answer does not say, by kind:
-	// `rate_limited` (default: 60s up to 30m), `auth_failed` (5m up to 6h),
-	// `quota_exhausted` (1h up to 24h).
-	Cooldowns map[string]Cooldown `json:"cooldowns,omitempty"`
-
-	// The longest wait that an answer may ask for. Default: `168h` (7 days).
-	MaxCooldown caddy.Duration `json:"max_cooldown,omitempty"`
-
-	// How long a member is parked if the operator does not say. Default: `5m`.
-	ParkFor caddy.Duration `json:"park_for,omitempty"`
-
-	// Where the credential is put. Replaces the provider's own places. A
-	// client's token is read where the first one writes. Default: the
-	// provider's; for `generic`, the header `Authorization` with
-	// `Bearer {credential}`.
-	Inject []Injection `json:"inject,omitempty"`
-}
-
-// Member is one account's seat in a pool.
-type Member struct {
-	// The member's name. Its credential in the vault is `<pool>/<name>`.
-	Name string `json:"name"`
-
-	// The secret, as a placeholder such as `{env.OPENAI_SPARE_KEY}`. Default:
-	// the credential is in the vault.
-	Secret string `json:"secret,omitempty"`
-}
-
-// Cooldown is a member's bench: `base` for the first failure, doubled for each
-// further one in a row, up to `cap`.
-type Cooldown struct {
-	// The bench for the first failure.
-	Base caddy.Duration `json:"base"`
-
-	// The longest bench. Default: the kind's own, or `base` if that is longer.
-	Cap caddy.Duration `json:"cap,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -169,8 +118,8 @@ func (a *App) Validate() error {
 	if a.NoticeWindow < 0 {
 		return errors.New("notice_window: it is negative")
 	}
-	if a.SyncInterval < caddy.Duration(100*time.Millisecond) {
-		return errors.New("sync_interval: it must be at least 100ms")
+	if a.SyncInterval != 0 && time.Duration(a.SyncInterval) < minSyncInterval {
+		return fmt.Errorf("sync_interval: it must be at least %s", minSyncInterval)
 	}
 	return nil
 }
@@ -188,26 +137,29 @@ func (a *App) openVault() error {
 		}
 	}
 	var err error
-	a.vault, err = vault.New(a.storage, identities, a.logger)
-	return err
+	if a.vault, err = vault.New(a.storage, identities, a.logger); err != nil {
+		return fmt.Errorf("vault: %w", err)
+	}
+	return nil
 }
 
 func (a *App) provisionPool(name string, cfg *PoolConfig) error {
 	if err := checkName("pool", name); err != nil {
 		return err
 	}
-	if cfg == nil || len(cfg.Members) == 0 {
-		return errors.New("it has no member")
+	if cfg == nil {
+		cfg = new(PoolConfig)
 	}
-	sp, err := cfg.served(name)
+	sp, err := cfg.served()
 	if err != nil {
 		return err
 	}
-	shared, err := acquireState(name, a.storage, time.Duration(cfg.MaxCooldown), a.logger)
+	sp.metrics = newPoolMetrics(name, sp.names)
+	shared, inherited, err := acquireState(name, a.storage, time.Duration(cfg.MaxCooldown), a.logger)
 	if err != nil {
 		return err
 	}
-	sp.shared = shared
+	sp.shared, sp.inherited = shared, inherited
 	a.pools[name] = sp
 	config, err := cfg.poolConfig()
 	if err != nil {
@@ -242,88 +194,6 @@ func (a *App) provisionMembers(sp *servedPool, cfg *PoolConfig) error {
 	return nil
 }
 
-// served makes the pool as far as its options go.
-func (cfg *PoolConfig) served(name string) (*servedPool, error) {
-	provider, ok := classify.Lookup(orDefault(cfg.Provider, defaultProvider))
-	if !ok {
-		return nil, fmt.Errorf("provider: %q is not known; known: %s", printable(cfg.Provider), strings.Join(classify.Names(), ", "))
-	}
-	sp := &servedPool{
-		provider: provider,
-		inline:   make(map[string]struct{}),
-		armed:    make([]atomic.Pointer[armed], len(cfg.Members)),
-		seen:     make([]look, len(cfg.Members)),
-	}
-	for _, m := range cfg.Members {
-		if err := checkName("member", m.Name); err != nil {
-			return nil, err
-		}
-		if slices.Contains(sp.names, m.Name) {
-			return nil, fmt.Errorf("member %s is given twice", m.Name)
-		}
-		sp.names = append(sp.names, m.Name)
-	}
-	places := cfg.Inject
-	if len(places) == 0 {
-		for _, in := range provider.Inject {
-			places = append(places, Injection{Name: in.Name, Template: in.Template})
-		}
-	}
-	for _, place := range places {
-		in, err := place.compile()
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(sp.injections, func(other injection) bool { return other.name == in.name }) {
-			return nil, fmt.Errorf("inject header %s is given twice", in.name)
-		}
-		sp.injections = append(sp.injections, in)
-	}
-	sp.metrics = newPoolMetrics(name, sp.names)
-	return sp, nil
-}
-
-// poolConfig returns the options of the pool's rules.
-func (cfg *PoolConfig) poolConfig() (pool.Config, error) {
-	c := pool.Config{
-		Cooldowns:   make(map[pool.Meaning]pool.Cooldown),
-		MaxCooldown: time.Duration(cfg.MaxCooldown),
-		ParkFor:     time.Duration(cfg.ParkFor),
-	}
-	if cfg.MaxCooldown < 0 || (cfg.MaxCooldown > 0 && c.MaxCooldown < time.Second) {
-		return c, errors.New("max_cooldown: it must be at least 1s")
-	}
-	if cfg.ParkFor < 0 {
-		return c, errors.New("park_for: it is negative")
-	}
-	for _, m := range cfg.Members {
-		c.Members = append(c.Members, m.Name)
-	}
-	for kind, cd := range cfg.Cooldowns {
-		m := pool.Meaning(kind)
-		if !m.Benches() {
-			return c, fmt.Errorf("cooldown: unknown kind %q; known: %s", printable(kind), benchingKinds())
-		}
-		base, limit := time.Duration(cd.Base), time.Duration(cd.Cap)
-		if limit == 0 {
-			limit = max(base, pool.DefaultCooldown(m).Cap)
-		}
-		if base < time.Second || limit < base {
-			return c, fmt.Errorf("cooldown %s: the base must be at least 1s, and the cap at least the base", kind)
-		}
-		c.Cooldowns[m] = pool.Cooldown{Base: base, Cap: limit}
-	}
-	return c, nil
-}
-
-func benchingKinds() string {
-	kinds := make([]string, len(pool.BenchingMeanings))
-	for i, m := range pool.BenchingMeanings {
-		kinds[i] = string(m)
-	}
-	return strings.Join(kinds, ", ")
-}
-
 // provisionNotices sets up who is told, and the metrics.
 func (a *App) provisionNotices(ctx caddy.Context) error {
 	if len(a.NotifiersRaw) > 0 {
@@ -349,7 +219,8 @@ func (a *App) Start() error {
 	a.stop, a.started = cancel, true
 	a.dispatcher.start()
 	a.running.Go(func() { every(ctx, time.Duration(a.SyncInterval), func() { a.look(ctx) }) })
-	a.running.Go(func() { every(ctx, saveInterval, func() { a.save(ctx) }) })
+	// A save that is under way when Stop is called is waited for.
+	a.running.Go(func() { every(ctx, saveInterval, func() { a.save(context.Background()) }) })
 	return nil
 }
 
@@ -393,20 +264,19 @@ func (a *App) Cleanup() error {
 	return errors.Join(errs...)
 }
 
-// save writes the state of every pool that has changed. A storage that hangs is
+// save writes the state of every pool that has changed, or was inherited from
+// the config before, which may have had another storage. A storage that hangs is
 // waited for once, not for each pool.
 func (a *App) save(ctx context.Context) {
 	for _, sp := range a.pools {
-		if err := sp.shared.save(ctx, a.storage, a.logger); errors.Is(err, errStorageSilent) {
+		err := sp.shared.save(ctx, a.storage, a.logger, sp.inherited)
+		if errors.Is(err, errStorageSilent) {
 			return
 		}
+		if err == nil {
+			sp.inherited = false
+		}
 	}
-}
-
-// pool returns the pool of that name.
-func (a *App) pool(name string) (*servedPool, bool) {
-	sp, ok := a.pools[name]
-	return sp, ok
 }
 
 // poolNames returns the names of all pools, sorted.
@@ -424,25 +294,6 @@ func (a *App) served(name string) (*servedPool, error) {
 		known = "configured: " + strings.Join(names, ", ")
 	}
 	return nil, fmt.Errorf("unknown pool %q; %s", printable(name), known)
-}
-
-// checkAuthorizationOnly refuses injections that can't be kept from the log
-// when it is another handler that sends the request.
-func (sp *servedPool) checkAuthorizationOnly() error {
-	for _, in := range sp.injections {
-		if in.name != "Authorization" {
-			return fmt.Errorf("pool %s injects the header %s, which the next handler may log; give credential_pool the upstream itself: credential_pool %s <upstream>", sp.Name(), in.name, sp.Name())
-		}
-	}
-	return nil
-}
-
-// inlineIdentity tells one inline secret from another without saying which it
-// is: a keyed hash.
-func (s *sharedState) inlineIdentity(secret string) string {
-	mac := hmac.New(sha256.New, s.key)
-	mac.Write([]byte(secret))
-	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 func orDefault(s, def string) string {

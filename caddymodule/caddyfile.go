@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,7 @@ func init() {
 
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
+		d.Next() // so that the error has a place
 		return nil, d.Err("the global option credential_pool is given twice")
 	}
 	app := new(App)
@@ -74,6 +76,9 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
+	if err := a.Validate(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
@@ -89,11 +94,12 @@ func (a *App) unmarshalVault(d *caddyfile.Dispenser) error {
 		if word := d.Val(); word != "identity" {
 			return unknownWord(d, word, "identity")
 		}
-		var identity string
-		if err := oneArg(d, &identity); err != nil {
-			return err
+		// ArgErr would quote what was given, and that may be a secret.
+		args := d.RemainingArgs()
+		if len(args) != 1 {
+			return d.Err("identity wants one argument, a placeholder such as {env.CREDENTIAL_POOL_IDENTITY}")
 		}
-		a.Vault.Identities = append(a.Vault.Identities, identity)
+		a.Vault.Identities = append(a.Vault.Identities, args[0])
 	}
 	return nil
 }
@@ -102,8 +108,16 @@ func (a *App) unmarshalNotifier(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
 		return d.ArgErr()
 	}
+	const namespace = "credential_pool.notifiers"
 	name := d.Val()
-	unm, err := caddyfile.UnmarshalModule(d, "credential_pool.notifiers."+name)
+	if _, err := caddy.GetModule(namespace + "." + name); err != nil {
+		var known []string
+		for _, mod := range caddy.GetModules(namespace) {
+			known = append(known, mod.ID.Name())
+		}
+		return d.Errf("unknown notifier %s; known: %s", printable(name), strings.Join(known, ", "))
+	}
+	unm, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
 	if err != nil {
 		return err
 	}
@@ -128,8 +142,11 @@ func (a *App) unmarshalPool(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if len(cfg.Members) == 0 {
-		return d.Errf("pool %s has no member", name)
+	if _, err := cfg.served(); err != nil {
+		return d.Errf("pool %s: %w", name, err)
+	}
+	if _, err := cfg.poolConfig(); err != nil {
+		return d.Errf("pool %s: %w", name, err)
 	}
 	if a.Pools == nil {
 		a.Pools = make(map[string]*PoolConfig)
@@ -144,7 +161,13 @@ func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error 
 		if cfg.Provider != "" {
 			return d.Err("provider is given twice")
 		}
-		return oneArg(d, &cfg.Provider)
+		if err := oneArg(d, &cfg.Provider); err != nil {
+			return err
+		}
+		if _, err := cfg.provider(); err != nil {
+			return d.WrapErr(err)
+		}
+		return nil
 	case "member":
 		return cfg.unmarshalMember(d)
 	case "cooldown":
@@ -172,7 +195,8 @@ func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error 
 func (cfg *PoolConfig) unmarshalMember(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 1 || len(args) > 2 {
-		return d.ArgErr()
+		// ArgErr would quote what was given, and that may be a secret.
+		return d.Err("member wants: <name> [<placeholder>]; put a value with a space in quotes")
 	}
 	m := Member{Name: args[0]}
 	if err := checkName("member", m.Name); err != nil {
@@ -245,30 +269,46 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	d.Delete()
 	upstreams := len(d.RemainingArgs()) > 0
-	foreign, err := handler.takeWords(d)
+	to, foreign, err := handler.takeWords(d)
 	if err != nil {
 		return nil, err
 	}
-	if !upstreams && foreign != "to" {
-		if foreign != "" {
-			return nil, h.Errf("unknown word %s; known: %s (and, if credential_pool is given an upstream, those of reverse_proxy)", foreign, handlerWords)
+	if upstreams || to {
+		handler.Proxy = new(reverseproxy.Handler)
+		foreign = nil
+	}
+	if foreign != nil {
+		return nil, foreign
+	}
+	if handler.Proxy != nil {
+		if err := handler.unmarshalProxy(d, h); err != nil {
+			return nil, err
 		}
-		return handler, nil
 	}
+	if err := handler.Validate(); err != nil {
+		return nil, h.Errf("credential_pool %s: %w", handler.Pool, err)
+	}
+	return handler, nil
+}
+
+// unmarshalProxy gives reverse_proxy what our own words have left.
+func (h *Handler) unmarshalProxy(d *caddyfile.Dispenser, helper httpcaddyfile.Helper) error {
 	d.Reset()
-	handler.Proxy = new(reverseproxy.Handler)
-	if err := handler.Proxy.UnmarshalCaddyfile(d); err != nil {
-		return nil, err
+	if err := h.Proxy.UnmarshalCaddyfile(d); err != nil {
+		if strings.Contains(err.Error(), "unrecognized subdirective") {
+			err = fmt.Errorf("%w (neither reverse_proxy nor credential_pool has it; its own are %s)", err, handlerWords)
+		}
+		return err
 	}
-	return handler, handler.Proxy.FinalizeUnmarshalCaddyfile(h)
+	return h.Proxy.FinalizeUnmarshalCaddyfile(helper)
 }
 
 const handlerWords = "client, allow_any_client, retries, replay_limit, on_exhausted"
 
-// takeWords reads the handler's own words and deletes them. It returns a word
-// that is not: `to` if there is one, for then reverse_proxy takes all others
-// too, else the first.
-func (h *Handler) takeWords(d *caddyfile.Dispenser) (foreign string, err error) {
+// takeWords reads the handler's own words and deletes them. It reports whether
+// there is the word `to`, for then reverse_proxy takes all others, and what to
+// say of the first of those if nobody takes it.
+func (h *Handler) takeWords(d *caddyfile.Dispenser) (to bool, foreign, err error) {
 	for d.NextBlock(0) {
 		if d.Nesting() != 1 {
 			continue // inside of one of reverse_proxy's blocks
@@ -276,19 +316,21 @@ func (h *Handler) takeWords(d *caddyfile.Dispenser) (foreign string, err error) 
 		word := d.Val()
 		own, err := h.takeWord(d, word)
 		if err != nil {
-			return "", err
+			return false, nil, err
 		}
-		if !own {
-			if foreign == "" || word == "to" || word == "dynamic" {
-				foreign = word
-			}
-			d.RemainingArgs()
+		if own {
+			continue
 		}
+		if word == "dynamic" {
+			return false, nil, d.Err("dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
+		}
+		to = to || word == "to"
+		if foreign == nil {
+			foreign = d.Errf("unknown word %s; known: %s (and, if credential_pool is given an upstream, those of reverse_proxy)", printable(word), handlerWords)
+		}
+		d.RemainingArgs()
 	}
-	if foreign == "dynamic" {
-		return "", d.Err("dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
-	}
-	return foreign, nil
+	return to, foreign, nil
 }
 
 // takeWord reads one of the handler's own words and deletes it. It reports
@@ -379,7 +421,7 @@ func oneDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 }
 
 func unknownWord(d *caddyfile.Dispenser, word, known string) error {
-	return d.Errf("unknown word %s; known: %s", strings.ToValidUTF8(printable(word), "?"), known)
+	return d.Errf("unknown word %s; known: %s", printable(word), known)
 }
 
 // Interface guards

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/term"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
 func init() {
@@ -54,7 +56,13 @@ func addCommands(root *cobra.Command) {
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	add := func(use, short string, least, most int, run func(args []string) error) *cobra.Command {
 		cmd := &cobra.Command{
-			Use: use, Short: short, Args: cobra.RangeArgs(least, most),
+			Use: use, Short: short,
+			Args: func(cmd *cobra.Command, args []string) error {
+				if len(args) < least || len(args) > most {
+					return fmt.Errorf("it is: caddy credential-pool %s", use)
+				}
+				return nil
+			},
 			RunE: func(cmd *cobra.Command, args []string) error {
 				op.cmd = cmd
 				cmd.SilenceUsage = true
@@ -271,17 +279,9 @@ func (op *operator) steer(args []string, verb string, body any) error {
 	return op.say("%s is %s until %s", m.Name, m.State, untilText(m.Until))
 }
 
-type credentialView struct {
-	Name    string    `json:"name"`
-	Kind    string    `json:"kind"`
-	Updated time.Time `json:"updated"`
-	Fields  []string  `json:"fields"`
-	Error   string    `json:"error"`
-}
-
 func (op *operator) list([]string) error {
 	var answer struct {
-		Credentials []credentialView `json:"credentials"`
+		Credentials []vault.Info `json:"credentials"`
 	}
 	if printed, err := op.call(http.MethodGet, adminPrefix+"credentials", nil, &answer); printed || err != nil {
 		return err
@@ -319,11 +319,23 @@ func (op *operator) add(args, fields []string) error {
 		return err
 	}
 	body.Secret = secret
-	var c credentialView
+	var c vault.Info
 	if printed, err := op.call(http.MethodPut, credentialPath(args), body, &c); printed || err != nil {
 		return err
 	}
+	if !op.hasMember(args) {
+		return op.say("%s is in the vault; no pool of the running config has that member yet", c.Name)
+	}
 	return op.say("%s is in the vault", c.Name)
+}
+
+// hasMember reports whether a pool has a member, if that can be found out.
+func (op *operator) hasMember(args []string) bool {
+	var p poolView
+	if _, err := op.call(http.MethodGet, poolPath(args[0]), nil, &p); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(p.Members, func(m memberView) bool { return m.Name == args[1] })
 }
 
 // readSecret asks on a terminal, without showing what is typed, and reads all
@@ -358,11 +370,7 @@ func (op *operator) remove(args []string) error {
 
 func (op *operator) notices(limit int) error {
 	var answer struct {
-		Notices []struct {
-			Time    time.Time `json:"time"`
-			Kind    string    `json:"kind"`
-			Message string    `json:"message"`
-		} `json:"notices"`
+		Notices []Notice `json:"notices"`
 	}
 	path := adminPrefix + "notices?limit=" + strconv.Itoa(limit)
 	if printed, err := op.call(http.MethodGet, path, nil, &answer); printed || err != nil {

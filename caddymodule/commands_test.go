@@ -58,7 +58,7 @@ func TestCommands(t *testing.T) {
 		{"", "status POOL --json", `"name":"POOL","provider":"generic"`},
 		{"", "remove POOL b", "POOL/b is removed"},
 		{"", "remove POOL b", "error: no such credential"},
-		{"", "rotate", "error: accepts between 1 and 2 arg(s)"},
+		{"", "rotate", "error: it is: caddy credential-pool rotate <pool> [<to>]"},
 		{"", "status --jsn", "error: unknown flag: --jsn"},
 	} {
 		out, err := s.command(tc.stdin, strings.Fields(strings.ReplaceAll(tc.args, "POOL", s.pool))...)

@@ -14,9 +14,9 @@ import (
 // vaultTime bounds what a look at the vault waits for a storage that hangs.
 const vaultTime = 10 * time.Second
 
-// errInlineMember is returned for a put on a member whose secret stands in the
-// config.
-var errInlineMember = errors.New("the member's secret is given in the config, which a credential in the vault can't replace")
+// errInlineMember is returned for a change of the credential of a member whose
+// secret stands in the config.
+var errInlineMember = errors.New("the member's secret is given in the config, and not in the vault; change it there")
 
 // look arms members whose credential was put, replaced or removed since the
 // last look. What a storage that hangs can't say now is left for a later one.

@@ -51,9 +51,9 @@ func (x *exchange) close() {
 // errCredentialInError stands for an error whose text holds the credential.
 var errCredentialInError = errors.New("the request to the upstream failed; the reason is withheld because it holds the credential")
 
-// errNoCredential is returned if credentials are replaced faster than they can
-// be used.
-var errNoCredential = errors.New("the member's credential was replaced while the request was made")
+// errNoCredential is returned if credentials are removed one after the other
+// while a request looks for one.
+var errNoCredential = errors.New("the members' credentials were removed while the request was made")
 
 // roundTrip sends the request with the active member's credential, and again
 // with another member's if the answer blames the first and the body can be
@@ -93,11 +93,13 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 }
 
 // first returns the lease for the first attempt of a round trip. Without an
-// error and without a credential the request is to be refused here.
+// error and without a credential the request is to be refused here: nobody is
+// left, or nobody that was not tried, if reverse_proxy comes back with a request
+// that every member has refused.
 func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 	for range 3 {
 		lease, err := x.pool.Acquire(now)
-		if err != nil || (!lease.Usable() && x.handler.OnExhausted == onExhaustedReject) {
+		if err != nil || !x.handler.maySend(lease) || x.hasTried(lease) {
 			return pool.Lease{}, nil, nil
 		}
 		if a := x.pool.arms(lease); a != nil {
@@ -105,6 +107,14 @@ func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 		}
 	}
 	return pool.Lease{}, nil, errNoCredential
+}
+
+// hasTried reports whether the member that the lease is for has refused the
+// request.
+func (x *exchange) hasTried(lease pool.Lease) bool {
+	return slices.ContainsFunc(x.tried, func(l pool.Lease) bool {
+		return l.Member() == lease.Member() && l.Identity() == lease.Identity()
+	})
 }
 
 // again returns a lease for a further attempt, if there may be one.
@@ -215,7 +225,9 @@ func waitSeconds(wait time.Duration) string {
 
 // refusal is the answer of an exhausted pool of which nothing goes upstream.
 func (x *exchange) refusal(req *http.Request) *http.Response {
-	status, header, body := x.pool.refusal(time.Now())
+	status, header, e := x.pool.refusal(time.Now())
+	body := e.json()
+	header.Set("Content-Type", "application/json")
 	return &http.Response{
 		Status:        strconv.Itoa(status) + " " + http.StatusText(status),
 		StatusCode:    status,
@@ -231,10 +243,10 @@ func (x *exchange) refusal(req *http.Request) *http.Response {
 
 // refusal is what an exhausted pool says: 429 if members come back by waiting,
 // 503 if none does.
-func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, body []byte) {
+func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, e localError) {
 	out := sp.Outlook(now)
 	h = make(http.Header)
-	e := localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
+	e = localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
 	status = http.StatusTooManyRequests
 	if out.NeedsOperator {
 		status = http.StatusServiceUnavailable
@@ -243,10 +255,7 @@ func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, body []
 	if out.First != "" && !out.NeedsOperator {
 		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
-	h.Set("Content-Type", "application/json")
-	body = e.json()
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	return status, h, body
+	return status, h, e
 }
 
 // localError is the JSON of an answer that is ours and not the upstream's.

@@ -55,7 +55,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // BenchmarkExchange is the plugin's own share of a good request that carries
 // twelve headers.
 func BenchmarkExchange(b *testing.B) {
-	sp, err := (&PoolConfig{Members: []Member{{Name: "a"}, {Name: "b"}}}).served("bench")
+	sp, err := (&PoolConfig{Members: []Member{{Name: "a"}, {Name: "b"}}}).served()
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/credentialpool/caddy-credential-pool/pool"
 )
 
 func init() {
@@ -72,9 +74,6 @@ type Handler struct {
 
 	pool    *servedPool
 	clients map[string]client
-
-	// proxying is true once the proxy holds something that Cleanup gives back.
-	proxying bool
 }
 
 // Client is somebody who may use a pool.
@@ -82,8 +81,8 @@ type Client struct {
 	// The client's name, for the operator.
 	Name string `json:"name"`
 
-	// The client's token. Placeholders such as `{env.AGENT_1_TOKEN}` keep it
-	// out of the config.
+	// The client's token, of at least 8 characters and without a space.
+	// Placeholders such as `{env.AGENT_1_TOKEN}` keep it out of the config.
 	Token string `json:"token"`
 }
 
@@ -111,7 +110,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.provisionClients(); err != nil {
-		return err
+		return fmt.Errorf("credential_pool %s: %w", h.Pool, err)
 	}
 	if h.OnExhausted == "" {
 		h.OnExhausted = onExhaustedServe
@@ -125,13 +124,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.Proxy.Provision(ctx); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
-	h.proxying = true
 	return nil
 }
 
 // Validate checks the options.
 func (h *Handler) Validate() error {
-	if h.OnExhausted != onExhaustedServe && h.OnExhausted != onExhaustedReject {
+	if h.OnExhausted != "" && h.OnExhausted != onExhaustedServe && h.OnExhausted != onExhaustedReject {
 		return fmt.Errorf("on_exhausted: %q is neither serve nor reject", h.OnExhausted)
 	}
 	if h.Retries != nil && *h.Retries < 0 {
@@ -140,30 +138,32 @@ func (h *Handler) Validate() error {
 	if h.ReplayLimit != nil && *h.ReplayLimit < 0 {
 		return fmt.Errorf("replay_limit: %d is negative", *h.ReplayLimit)
 	}
+	if err := h.validateClients(); err != nil {
+		return err
+	}
 	if h.Proxy == nil && (h.Retries != nil || h.ReplayLimit != nil) {
 		return errors.New("retries and replay_limit need an upstream on credential_pool itself: without one, nothing is retried")
 	}
 	return nil
 }
 
-// Cleanup ends what the proxy has started. A proxy whose Provision failed is
-// left alone: it would give back upstreams that another config holds.
+// Cleanup ends what the proxy has started. A proxy that has not come to its
+// upstreams, which it takes all at once, is left alone: it would give back those
+// that another config holds.
 func (h *Handler) Cleanup() error {
-	if !h.proxying {
+	if h.Proxy == nil || len(h.Proxy.Upstreams) == 0 || h.Proxy.Upstreams[0].Host == nil {
 		return nil
 	}
 	return h.Proxy.Cleanup()
 }
 
-func (h *Handler) provisionClients() error {
+func (h *Handler) validateClients() error {
 	if h.AllowAnyClient == (len(h.Clients) > 0) {
 		if h.AllowAnyClient {
 			return errors.New("client and allow_any_client exclude each other")
 		}
 		return errors.New("no client may use the pool: add `client <name> <token>`, or allow_any_client if the network is closed")
 	}
-	repl := caddy.NewReplacer()
-	h.clients = make(map[string]client, len(h.Clients))
 	names := make(map[string]struct{}, len(h.Clients))
 	for _, c := range h.Clients {
 		if err := checkName("client", c.Name); err != nil {
@@ -173,6 +173,14 @@ func (h *Handler) provisionClients() error {
 			return fmt.Errorf("client %s is given twice", c.Name)
 		}
 		names[c.Name] = struct{}{}
+	}
+	return nil
+}
+
+func (h *Handler) provisionClients() error {
+	repl := caddy.NewReplacer()
+	h.clients = make(map[string]client, len(h.Clients))
+	for _, c := range h.Clients {
 		token, err := expand(repl, c.Token)
 		if err != nil {
 			return fmt.Errorf("client %s: token: %w", c.Name, err)
@@ -247,7 +255,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.Proxy.ServeHTTP(w, r.WithContext(withExchange(r.Context(), x)), next)
 }
 
-// refuse answers requests that may not use the pool. It reports whether it did.
+// refuse answers requests that may not use the pool, or can't, before a byte of
+// the body is read. It reports whether it did.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	if !allowedMethod(r) {
 		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
@@ -259,7 +268,19 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 		writeError(w, r, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
 		return true
 	}
+	now := time.Now()
+	if lease, err := h.pool.Acquire(now); err != nil || !h.maySend(lease) {
+		status, header, e := h.pool.refusal(now)
+		maps.Copy(w.Header(), header)
+		writeError(w, r, status, e)
+		return true
+	}
 	return false
+}
+
+// maySend reports whether a request may go out with that lease.
+func (h *Handler) maySend(lease pool.Lease) bool {
+	return lease.Usable() || h.OnExhausted != onExhaustedReject
 }
 
 // allowedMethod reports whether the method may reach an upstream with a
@@ -320,11 +341,10 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	if a == nil {
-		status, header, body := h.pool.refusal(time.Now())
+		status, header, e := h.pool.refusal(time.Now())
 		maps.Copy(w.Header(), header)
-		w.WriteHeader(status)
-		_, err := w.Write(body)
-		return err
+		writeError(w, r, status, e)
+		return nil
 	}
 	out := new(http.Request)
 	*out = *r

@@ -10,10 +10,11 @@ import (
 )
 
 // checkName refuses names that storages, metrics and URLs could take for
-// something else.
+// something else. It does not quote them: where a name is forgotten, a secret
+// may stand in its place.
 func checkName(what, name string) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("%s name %q: a name has at most 63 lower-case letters, digits, _ and -, and starts with a letter or digit", what, printable(name))
+		return fmt.Errorf("this is no %s name: a name has at most 63 lower-case letters, digits, _ and -, and starts with a letter or digit", what)
 	}
 	return nil
 }
@@ -44,7 +45,7 @@ func expand(repl *caddy.Replacer, value string) (string, error) {
 		if named := lookup.FindAllString(value, -1); len(named) > 0 {
 			return "", fmt.Errorf("%s is not set, or can't be read", strings.Join(named, " or "))
 		}
-		return "", errors.New("it holds a placeholder that is not known")
+		return "", fmt.Errorf("it holds a placeholder that is not known: %s", strings.Join(placeholder.FindAllString(value, -1), " or "))
 	}
 	if expanded = strings.TrimRight(expanded, "\r\n"); expanded == "" {
 		return "", errors.New("it is empty")

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,9 @@ type servedPool struct {
 	provider   *classify.Provider
 	injections []injection
 
-	shared  *sharedState
-	metrics *poolMetrics
+	shared    *sharedState
+	inherited bool // from the config before, and not saved since
+	metrics   *poolMetrics
 
 	// names are the members', by position.
 	names []string
@@ -71,6 +73,17 @@ type armed struct {
 // back: a shorter one would be found by chance.
 const minSecret = 8
 
+// checkAuthorizationOnly refuses injections that can't be kept from the log
+// when it is another handler that sends the request.
+func (sp *servedPool) checkAuthorizationOnly() error {
+	for _, in := range sp.injections {
+		if in.name != "Authorization" {
+			return fmt.Errorf("pool %s injects the header %s, which the next handler may log; give credential_pool the upstream itself: credential_pool %s <upstream>", sp.Name(), in.name, sp.Name())
+		}
+	}
+	return nil
+}
+
 // arm makes the credential the member's. If it lacks a field that is injected,
 // the member is without one.
 func (sp *servedPool) arm(position int, c vault.Credential) error {
@@ -116,14 +129,9 @@ func (a *armed) in(text string) bool {
 }
 
 // arms returns what to put in for a lease; nil if the member's credential was
-// replaced since.
-func (sp *servedPool) arms(l pool.Lease) *armed {
-	a := sp.armed[l.Position()].Load()
-	if a == nil || a.identity != l.Identity() {
-		return nil
-	}
-	return a
-}
+// removed since. One that was replaced since is as good: what is then reported
+// is about the old one, and touches nobody.
+func (sp *servedPool) arms(l pool.Lease) *armed { return sp.armed[l.Position()].Load() }
 
 // poolStatuses returns what the operator sees of all pools, sorted by name.
 func (a *App) poolStatuses(now time.Time) []pool.Status {

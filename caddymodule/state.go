@@ -2,7 +2,10 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,9 +60,10 @@ type savedState struct {
 }
 
 // acquireState returns the state of the pool of that name. It is read from the
-// storage if no config in this process has it. Every call wants a release.
-func acquireState(name string, storage certmagic.Storage, maxCooldown time.Duration, logger *zap.Logger) (*sharedState, error) {
-	v, _, err := states.LoadOrNew(name, func() (caddy.Destructor, error) {
+// storage, unless it is inherited: another config in this process has it. Every
+// call wants a release.
+func acquireState(name string, storage certmagic.Storage, maxCooldown time.Duration, logger *zap.Logger) (s *sharedState, inherited bool, err error) {
+	v, inherited, err := states.LoadOrNew(name, func() (caddy.Destructor, error) {
 		s := &sharedState{
 			name:        name,
 			state:       pool.NewState(name, notices.put),
@@ -67,17 +71,21 @@ func acquireState(name string, storage certmagic.Storage, maxCooldown time.Durat
 			maxCooldown: maxCooldown,
 		}
 		_, _ = rand.Read(s.key) // never fails
-		if err := s.load(context.Background(), storage, logger); err != nil {
+		key, err := s.load(context.Background(), storage, logger)
+		if err != nil {
 			logger.Warn("the saved state of the pool can't be read yet; starting without it",
 				zap.String("pool", name), zap.Error(err))
+		}
+		if key != nil {
+			s.key = key
 		}
 		s.saved = s.state.Revision()
 		return s, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("loading the state: %w", err)
+		return nil, false, fmt.Errorf("loading the state: %w", err)
 	}
-	return v.(*sharedState), nil
+	return v.(*sharedState), inherited, nil
 }
 
 // release gives the state back.
@@ -91,18 +99,27 @@ func (s *sharedState) Destruct() error { return nil }
 
 func (s *sharedState) storageKey() string { return "credential_pool/state/" + s.name + ".json" }
 
-// load reads what was saved. A content that can't be used is logged, and no
-// error; only what could not be read may be read again.
-func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) error {
+// inlineIdentity tells one inline secret from another without saying which it
+// is: a keyed hash.
+func (s *sharedState) inlineIdentity(secret string) string {
+	mac := hmac.New(sha256.New, s.key)
+	mac.Write([]byte(secret))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// load reads what was saved, and returns the key that is saved with it, if there
+// is one. A content that can't be used is logged, and no error; only what could
+// not be read may be read again.
+func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) (key []byte, err error) {
 	data, err := s.loading.call(ctx, saveTime, func(ctx context.Context) ([]byte, error) {
 		return storage.Load(ctx, s.storageKey())
 	})
 	if errors.Is(err, fs.ErrNotExist) {
 		s.loaded = true
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", s.storageKey(), err)
+		return nil, fmt.Errorf("reading %s: %w", s.storageKey(), err)
 	}
 	s.loaded = true
 	log := logger.With(zap.String("pool", s.name), zap.String("key", s.storageKey()))
@@ -110,26 +127,26 @@ func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logge
 	if errors.Is(err, pool.ErrNewerDocument) {
 		s.frozen = true
 		log.Error("the saved state of the pool is a newer version's; it is left as it is, and nothing is saved", zap.Error(err))
-		return nil
+		return nil, nil
 	}
 	if err != nil {
 		log.Error("the saved state of the pool is damaged; starting without it", zap.Error(err))
-		return nil
-	}
-	var file savedState
-	if json.Unmarshal(data, &file) == nil && len(file.IdentityKey) == len(s.key) {
-		s.key = file.IdentityKey
+		return nil, nil
 	}
 	s.state.Restore(doc, time.Now(), s.maxCooldown)
-	return nil
+	var file savedState
+	if json.Unmarshal(data, &file) == nil && len(file.IdentityKey) == len(s.key) {
+		key = file.IdentityKey
+	}
+	return key, nil
 }
 
-// save writes the state if it has changed since the last save. If that fails,
-// the next call tries again. An error has been logged.
-func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) error {
+// save writes the state if it has changed since the last save, or anyway. If
+// that fails, the next call tries again. An error has been logged.
+func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger, anyway bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.frozen || s.state.Revision() == s.saved {
+	if s.frozen || (s.state.Revision() == s.saved && !anyway) {
 		return nil
 	}
 	revision, err := s.write(ctx, storage, logger)
@@ -151,10 +168,8 @@ func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logge
 // could not be read at first is read before anything is written over it.
 func (s *sharedState) write(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) (uint64, error) {
 	if !s.loaded {
-		key := s.key
-		err := s.load(ctx, storage, logger)
-		s.key = key // identities in use were made with it
-		if err != nil || s.frozen {
+		// The key stays: identities in use were made with it.
+		if _, err := s.load(ctx, storage, logger); err != nil || s.frozen {
 			return s.saved, err
 		}
 	}

@@ -33,13 +33,14 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // checked.
 var errOutsideOfPool = errors.New("the credential_pool transport works below the credential_pool handler only")
 
-// RoundTrip implements [http.RoundTripper]. A request that comes from no
-// server is a health check's, and goes out without a credential.
+// RoundTrip implements [http.RoundTripper]. A request that comes from no client
+// is a health check's, and goes out without a credential.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if x := exchangeFrom(req.Context()); x != nil {
 		return x.roundTrip(req, &t.HTTPTransport)
 	}
-	if req.Context().Value(caddyhttp.ServerCtxKey) != nil {
+	// A health check's context descends from a server's, but has no variables.
+	if req.Context().Value(caddyhttp.VarsCtxKey) != nil {
 		return nil, errOutsideOfPool
 	}
 	return t.HTTPTransport.RoundTrip(req)
