@@ -1,18 +1,13 @@
 package caddymodule
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"net/http/httptrace"
-	"net/textproto"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
@@ -28,6 +23,10 @@ type exchange struct {
 	recorder *recorder
 	retries  int
 	tried    []pool.Lease
+
+	armed  *armed         // of the last attempt
+	spent  []*armed       // of those before
+	answer *http.Response // that was given back
 }
 
 type exchangeKey struct{}
@@ -41,10 +40,28 @@ func exchangeFrom(ctx context.Context) *exchange {
 	return x
 }
 
-// close frees what the request has recorded.
-func (x *exchange) close() {
+// close frees what the request has recorded. It is called before the server
+// sends the trailers, which must not hold a credential either.
+func (x *exchange) close(h http.Header) {
 	if x.recorder != nil {
 		x.recorder.close()
+	}
+	if x.answer != nil && len(x.answer.Trailer) > 0 {
+		x.removeSecrets(h)
+	}
+}
+
+// holds reports whether text holds a credential of one of the attempts.
+func (x *exchange) holds(text string) bool {
+	return x.armed.in(text) || slices.ContainsFunc(x.spent, func(a *armed) bool { return a.in(text) })
+}
+
+// removeSecrets removes every header that holds a credential.
+func (x *exchange) removeSecrets(h http.Header) {
+	for name, values := range h {
+		if slices.ContainsFunc(values, x.holds) {
+			delete(h, name)
+		}
 	}
 }
 
@@ -59,20 +76,23 @@ var errNoCredential = errors.New("the members' credentials were removed while th
 // with another member's if the answer blames the first and the body can be
 // replayed.
 func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.Response, error) {
-	lease, a, err := x.first(time.Now())
+	now := time.Now()
+	lease, a, err := x.first(now)
 	if err != nil {
 		return nil, err
 	}
 	if a == nil {
-		return x.refusal(req), nil
+		return x.refusal(req, now), nil
 	}
-	if err := x.record(req); err != nil {
+	x.armed = a
+	body, err := x.record(req)
+	if err != nil {
 		return nil, err
 	}
 	for {
-		res, hints, err := x.attempt(req, next, a)
+		res, hints, err := x.attempt(req, next, body)
 		if err != nil {
-			if a.in(err.Error()) {
+			if x.holds(err.Error()) {
 				err = errCredentialInError
 			}
 			return nil, err
@@ -81,13 +101,13 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 		lease.Report(time.Now(), v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
 		if v.Meaning.Benches() && res.StatusCode < 500 {
-			if l, other := x.again(lease); other != nil {
+			if l, again, ok := x.again(lease); ok {
 				discard(res)
-				lease, a = l, other
+				lease, body = l, again
 				continue
 			}
 		}
-		x.giveBack(req, res, a, hints)
+		x.giveBack(req, res, hints)
 		return res, nil
 	}
 }
@@ -117,55 +137,64 @@ func (x *exchange) hasTried(lease pool.Lease) bool {
 	})
 }
 
-// again returns a lease for a further attempt, if there may be one.
-func (x *exchange) again(failed pool.Lease) (pool.Lease, *armed) {
+// again returns a lease and the request's body for a further attempt, if there
+// may be one. The body is taken last: that of the attempt before can't be read
+// any more then.
+func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadCloser, ok bool) {
 	x.tried = append(x.tried, failed)
-	if x.retries >= x.handler.retries() || (x.recorder != nil && !x.recorder.replayable()) {
-		return pool.Lease{}, nil
+	if x.retries >= x.handler.retries() {
+		return lease, nil, false
 	}
-	lease, ok := x.pool.AcquireOther(time.Now(), x.tried)
+	lease, ok = x.pool.AcquireOther(time.Now(), x.tried)
 	if !ok {
-		return pool.Lease{}, nil
+		return lease, nil, false
 	}
 	a := x.pool.arms(lease)
 	if a == nil {
-		return pool.Lease{}, nil
+		return lease, nil, false
 	}
+	if x.recorder != nil {
+		var err error
+		if body, err = x.recorder.attempt(); err != nil { // it has outgrown the recording
+			return lease, nil, false
+		}
+	}
+	x.spent, x.armed = append(x.spent, x.armed), a
 	x.retries++
 	x.pool.metrics.retried()
-	return lease, a
+	return lease, body, true
 }
 
-// record makes the request's body replayable. A body without an end in sight,
-// as an upgrade's, does not come here: reverse_proxy sends those without one.
-func (x *exchange) record(req *http.Request) error {
-	if x.recorder != nil || req.Body == nil || req.Body == http.NoBody {
-		return nil
+// record makes the request's body replayable, and returns it for the first
+// attempt; nil if there is none. A body without an end in sight, as an
+// upgrade's, does not come here: reverse_proxy sends those without one.
+func (x *exchange) record(req *http.Request) (io.ReadCloser, error) {
+	if x.recorder == nil {
+		if req.Body == nil || req.Body == http.NoBody {
+			return nil, nil
+		}
+		limit := x.handler.replayLimit()
+		if req.ContentLength > limit {
+			limit = 0 // it would be recorded in vain
+		}
+		x.recorder = newRecorder(req.Body, limit, recordings)
 	}
-	limit := x.handler.replayLimit()
-	if req.ContentLength > limit {
-		limit = 0 // it would be recorded in vain
-	}
-	x.recorder = newRecorder(req.Body, limit, recordings)
-	return nil
+	return x.recorder.attempt()
 }
 
 // attempt makes one round trip with the member's credential. Interim answers
 // (1xx) are held back in hints until it is known that the attempt is given
 // back.
-func (x *exchange) attempt(req *http.Request, next http.RoundTripper, a *armed) (*http.Response, *interim, error) {
-	hints := &interim{outer: httptrace.ContextClientTrace(req.Context()), secrets: a}
+func (x *exchange) attempt(req *http.Request, next http.RoundTripper, body io.ReadCloser) (*http.Response, *interim, error) {
+	hints := &interim{outer: httptrace.ContextClientTrace(req.Context())}
 	hints.trace.Got1xxResponse = hints.got
 	out := req.WithContext(&attemptContext{req.Context(), &hints.trace})
-	out.Header = x.pool.outgoingHeader(req.Header, a, x.handler.clients)
+	out.Header = x.pool.outgoingHeader(req.Header, x.armed, x.handler.clients)
 	out.URL = outgoingURL(req.URL, x.handler.clients)
 	out.GetBody = nil // net/http would replay the request on its own
-	if x.recorder != nil {
-		body, err := x.recorder.attempt()
-		if err != nil {
-			return nil, nil, err
-		}
+	if body != nil {
 		out.Body = body
+		x.pool.cleanTrailer(out, x.handler.clients)
 	}
 	res, err := next.RoundTrip(out)
 	return res, hints, err
@@ -182,151 +211,18 @@ func (x *exchange) judge(res *http.Response) (*http.Response, pool.Verdict) {
 }
 
 // giveBack makes the answer the client's.
-func (x *exchange) giveBack(req *http.Request, res *http.Response, a *armed, hints *interim) {
+func (x *exchange) giveBack(req *http.Request, res *http.Response, hints *interim) {
 	if x.recorder != nil {
 		x.recorder.stop()
 	}
+	x.answer = res
 	res.Request = req // the attempt's own holds the credential
-	removeSecrets(res.Header, a)
+	x.removeSecrets(res.Header)
+	if x.holds(res.Status) {
+		res.Status = strconv.Itoa(res.StatusCode) + " " + http.StatusText(res.StatusCode)
+	}
 	if res.StatusCode == http.StatusTooManyRequests {
 		x.pool.addRetryAfter(res.Header)
 	}
-	hints.forward()
-}
-
-// removeSecrets removes every header that holds the credential.
-func removeSecrets(h http.Header, a *armed) {
-	for name, values := range h {
-		if slices.ContainsFunc(values, a.in) {
-			delete(h, name)
-		}
-	}
-}
-
-// addRetryAfter says when an exhausted pool serves again, if nothing else does.
-func (sp *servedPool) addRetryAfter(h http.Header) {
-	if h.Get("Retry-After") != "" {
-		return
-	}
-	now := time.Now()
-	if _, more := sp.AcquireOther(now, nil); more {
-		return
-	}
-	if out := sp.Outlook(now); out.First != "" {
-		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
-	}
-}
-
-// waitSeconds is a wait in whole seconds, at least one (RFC 9110, section
-// 10.2.3).
-func waitSeconds(wait time.Duration) string {
-	return strconv.Itoa(max(1, int(math.Ceil(wait.Seconds()))))
-}
-
-// refusal is the answer of an exhausted pool of which nothing goes upstream.
-func (x *exchange) refusal(req *http.Request) *http.Response {
-	status, header, e := x.pool.refusal(time.Now())
-	body := e.json()
-	header.Set("Content-Type", "application/json")
-	return &http.Response{
-		Status:        strconv.Itoa(status) + " " + http.StatusText(status),
-		StatusCode:    status,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        header,
-		Body:          io.NopCloser(bytes.NewReader(body)),
-		ContentLength: int64(len(body)),
-		Request:       req,
-	}
-}
-
-// refusal is what an exhausted pool says: 429 if members come back by waiting,
-// 503 if none does.
-func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, e localError) {
-	out := sp.Outlook(now)
-	h = make(http.Header)
-	e = localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
-	status = http.StatusTooManyRequests
-	if out.NeedsOperator {
-		status = http.StatusServiceUnavailable
-		e.Message = "no account of the pool " + strconv.Quote(sp.Name()) + " has a credential that works"
-	}
-	if out.First != "" && !out.NeedsOperator {
-		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
-	}
-	return status, h, e
-}
-
-// localError is the JSON of an answer that is ours and not the upstream's.
-type localError struct {
-	Type    string `json:"type"`
-	Message string `json:"message"`
-}
-
-func (e localError) json() []byte {
-	b, err := json.Marshal(map[string]localError{"error": e})
-	if err != nil { // two strings
-		panic(err)
-	}
-	return append(b, '\n')
-}
-
-// attemptContext hides the trace of the server's side: its hooks would be
-// given the header that holds the credential.
-type attemptContext struct {
-	context.Context
-	trace *httptrace.ClientTrace
-}
-
-// Value returns our trace in place of the other one, whose key is net/http's
-// own.
-func (c *attemptContext) Value(key any) any {
-	v := c.Context.Value(key)
-	if _, ok := v.(*httptrace.ClientTrace); ok {
-		return c.trace
-	}
-	return v
-}
-
-// maxInterim bounds how many interim answers of one attempt are held.
-const maxInterim = 16
-
-// interim holds the 1xx answers of one attempt back until the attempt is given
-// back to the client.
-type interim struct {
-	trace   httptrace.ClientTrace
-	outer   *httptrace.ClientTrace
-	secrets *armed
-
-	mu   sync.Mutex
-	held []interimAnswer
-}
-
-type interimAnswer struct {
-	code   int
-	header textproto.MIMEHeader
-}
-
-func (i *interim) got(code int, header textproto.MIMEHeader) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if len(i.held) < maxInterim {
-		i.held = append(i.held, interimAnswer{code, header})
-	}
-	return nil
-}
-
-func (i *interim) forward() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.outer == nil || i.outer.Got1xxResponse == nil {
-		return
-	}
-	for _, a := range i.held {
-		removeSecrets(http.Header(a.header), i.secrets)
-		if i.outer.Got1xxResponse(a.code, a.header) != nil {
-			return
-		}
-	}
+	hints.forward(x.removeSecrets)
 }

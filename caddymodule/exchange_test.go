@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
-	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
 func TestExhausted_aStormMakesOneAttemptEachAndOneNotice(t *testing.T) {
@@ -55,16 +54,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // BenchmarkExchange is the plugin's own share of a good request that carries
 // twelve headers.
 func BenchmarkExchange(b *testing.B) {
-	sp, err := (&PoolConfig{Members: []Member{{Name: "a"}, {Name: "b"}}}).served()
-	if err != nil {
-		b.Fatal(err)
-	}
-	sp.Pool = pool.New(pool.Config{Members: sp.names}, pool.NewState("bench", nil))
-	for i := range sp.names {
-		if err := sp.arm(i, vault.Credential{ID: sp.names[i], Kind: vault.KindStatic, Secret: vault.NewSecret("credential-of-the-benchmark")}); err != nil {
-			b.Fatal(err)
-		}
-	}
+	sp := poolOfTwo(b, "bench")
 	h := &Handler{AllowAnyClient: true, OnExhausted: onExhaustedServe}
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{})
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1/v1/x", strings.NewReader(""))
@@ -84,6 +74,6 @@ func BenchmarkExchange(b *testing.B) {
 		if _, err := x.roundTrip(req, upstream); err != nil {
 			b.Fatal(err)
 		}
-		x.close()
+		x.close(nil)
 	}
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -9,6 +10,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -216,6 +219,11 @@ func (h *Handler) replaceTransport() error {
 			return fmt.Errorf("proxy: transport: %w", err)
 		}
 	}
+	for _, option := range []string{"network_proxy", "forward_proxy_url"} {
+		if requestPlaceholder.Match(config[option]) {
+			return fmt.Errorf("proxy: transport: %s holds a placeholder of the request: a credential goes only to where the config says", option)
+		}
+	}
 	if protocol, ok := config["protocol"]; ok && !bytes.Equal(protocol, []byte(`"http"`)) && !bytes.Equal(protocol, []byte(`"credential_pool"`)) {
 		return fmt.Errorf("proxy: transport %s can't carry a credential; only http can", protocol)
 	}
@@ -226,6 +234,16 @@ func (h *Handler) replaceTransport() error {
 	}
 	h.Proxy.TransportRaw = raw
 	return nil
+}
+
+// requestPlaceholder is one that the client has a say in.
+var requestPlaceholder = regexp.MustCompile(`\{http\.`)
+
+// isUpstream reports whether the request goes to one of the handler's upstreams.
+// One that doesn't is another proxy's, which has borrowed the request's context.
+func (h *Handler) isUpstream(ctx context.Context) bool {
+	info, ok := reverseproxy.GetDialInfo(ctx)
+	return ok && slices.Contains(h.Proxy.Upstreams, info.Upstream)
 }
 
 func (h *Handler) retries() int {
@@ -251,7 +269,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.serveNext(w, r, next)
 	}
 	x := &exchange{pool: h.pool, handler: h}
-	defer x.close()
+	defer func() { x.close(w.Header()) }()
 	return h.Proxy.ServeHTTP(w, r.WithContext(withExchange(r.Context(), x)), next)
 }
 
@@ -287,7 +305,7 @@ func (h *Handler) maySend(lease pool.Lease) bool {
 // credential. TRACE would echo it. A CONNECT passes only as an extended one for
 // a WebSocket (RFC 8441, RFC 9220).
 func allowedMethod(r *http.Request) bool {
-	switch r.Method {
+	switch strings.ToUpper(r.Method) { // an upstream may not care about case
 	case http.MethodTrace:
 		return false
 	case http.MethodConnect:
@@ -320,28 +338,17 @@ func (h *Handler) matches(token string) bool {
 	return found == 1
 }
 
-// writeError writes a JSON error of our own. A client that waits for a 100
-// before it sends its body gets the error instead, and the connection ends:
-// net/http would wait for the body first, to use the connection again.
-func writeError(w http.ResponseWriter, r *http.Request, status int, e localError) {
-	if r.ProtoMajor == 1 && r.Header.Get("Expect") != "" {
-		w.Header().Set("Connection", "close")
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(e.json())
-}
-
 // serveNext sets the active member's credential for the next handler and
 // watches what it answers.
 func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	x := &exchange{pool: h.pool, handler: h}
-	lease, a, err := x.first(time.Now())
+	now := time.Now()
+	lease, a, err := x.first(now)
 	if err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	if a == nil {
-		status, header, e := h.pool.refusal(time.Now())
+		status, header, e := h.pool.refusal(now)
 		maps.Copy(w.Header(), header)
 		writeError(w, r, status, e)
 		return nil
@@ -351,11 +358,17 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 	header := r.Header.Clone()
 	cutConnection(header)
 	out.Header = h.pool.outgoingHeader(header, a, h.clients)
+	for _, in := range h.pool.injections {
+		// What follows may change a value in its place, which is the pool's.
+		out.Header[in.name] = slices.Clone(out.Header[in.name])
+	}
 	out.URL = outgoingURL(r.URL, h.clients)
-	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease, armed: a}
-	err = next.ServeHTTP(watch, out)
-	watch.finish()
-	return err
+	h.pool.cleanTrailer(out, h.clients)
+	x.armed = a
+	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease}
+	// Also when the next handler panics, as reverse_proxy does when a body is cut.
+	defer watch.finish()
+	return next.ServeHTTP(watch, out)
 }
 
 // Interface guards

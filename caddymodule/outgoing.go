@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -12,7 +14,7 @@ import (
 // client's own must not reach the upstream beside the member's.
 var credentialHeaders = []string{
 	"Authorization", "Proxy-Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "X-Auth-Token",
-	"X-Access-Token", "Private-Token", "Ocp-Apim-Subscription-Key",
+	"X-Access-Token", "X-Auth-Key", "X-Amz-Security-Token", "Private-Token", "Ocp-Apim-Subscription-Key",
 }
 
 // outgoingHeader returns the header of the request as the upstream gets it:
@@ -28,6 +30,40 @@ func (sp *servedPool) outgoingHeader(in http.Header, a *armed, phantoms map[stri
 		h[inject.name] = a.values[i : i+1 : i+1]
 	}
 	return h
+}
+
+// cleanTrailer keeps the client's credentials out of the request's trailers, too.
+// The server fills them in when the body has been read to its end.
+func (sp *servedPool) cleanTrailer(out *http.Request, phantoms map[string]client) {
+	if len(out.Trailer) == 0 {
+		return
+	}
+	b := &trailedBody{ReadCloser: out.Body, from: out.Trailer, to: out.Trailer.Clone(), phantoms: phantoms}
+	for _, name := range credentialHeaders {
+		delete(b.to, name)
+	}
+	for _, inject := range sp.injections {
+		delete(b.to, inject.name)
+	}
+	out.Body, out.Trailer = b, b.to
+}
+
+// trailedBody is a body that fills in the trailers that the upstream gets.
+type trailedBody struct {
+	io.ReadCloser
+	from, to http.Header
+	phantoms map[string]client
+}
+
+func (b *trailedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		for name := range b.to {
+			b.to[name] = b.from[name]
+		}
+		removePhantoms(b.to, b.phantoms)
+	}
+	return n, err
 }
 
 // removePhantoms removes every header value and cookie that is a phantom.

@@ -1,7 +1,11 @@
 package caddymodule
 
 import (
+	"encoding/base64"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,6 +104,8 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 	for _, f := range c.Fields {
 		a.addSecret(f)
 	}
+	slices.Sort(a.secrets)
+	a.secrets = slices.Compact(a.secrets)
 	// The values come first: whoever gets a lease on the new identity finds them.
 	sp.armed[position].Store(a)
 	sp.SetCredential(sp.names[position], a.identity)
@@ -112,11 +118,32 @@ func (sp *servedPool) disarm(position int, reason string) {
 	sp.armed[position].Store(nil)
 }
 
+// addSecret adds a secret in the forms in which it is met: as it is, escaped for
+// a URL, as net/http quotes it in errors, and in base64, where it may begin at
+// any of three offsets within something longer.
 func (a *armed) addSecret(s vault.Secret) {
-	if v := s.Reveal(); len(v) >= minSecret {
-		a.secrets = append(a.secrets, v)
+	v := s.Reveal()
+	if len(v) < minSecret {
+		return
+	}
+	quoted := strconv.Quote(v)
+	a.secrets = append(a.secrets, v, url.QueryEscape(v), url.PathEscape(v), quoted[1:len(quoted)-1])
+	for offset := range 3 {
+		// Without the digits that also depend on what stands before and after.
+		whole := (offset + len(v)) / 3 * 3
+		encoded := base64.RawStdEncoding.EncodeToString(append(make([]byte, offset), v...)[:whole])
+		if offset > 0 {
+			encoded = encoded[4:]
+		}
+		if len(encoded) >= minSecret {
+			a.secrets = append(a.secrets, encoded, base64ForURLs.Replace(encoded))
+		}
 	}
 }
+
+// base64ForURLs makes the alphabet for URLs of the standard one (RFC 4648,
+// section 5).
+var base64ForURLs = strings.NewReplacer("+", "-", "/", "_")
 
 // in reports whether text holds one of the secrets.
 func (a *armed) in(text string) bool {

@@ -33,10 +33,17 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 // checked.
 var errOutsideOfPool = errors.New("the credential_pool transport works below the credential_pool handler only")
 
+// errForeignUpstream: the address is not one of the handler that has checked the
+// client.
+var errForeignUpstream = errors.New("this upstream is not one of the credential_pool handler, which sends its credentials to no other")
+
 // RoundTrip implements [http.RoundTripper]. A request that comes from no client
 // is a health check's, and goes out without a credential.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if x := exchangeFrom(req.Context()); x != nil {
+		if !x.handler.isUpstream(req.Context()) {
+			return nil, errForeignUpstream
+		}
 		return x.roundTrip(req, &t.HTTPTransport)
 	}
 	// A health check's context descends from a server's, but has no variables.

@@ -17,7 +17,6 @@ type watcher struct {
 	*caddyhttp.ResponseWriterWrapper
 	exchange *exchange
 	lease    pool.Lease
-	armed    *armed
 
 	status  int
 	header  http.Header // of an answer whose body decides
@@ -27,7 +26,7 @@ type watcher struct {
 
 // WriteHeader judges an answer that its status decides.
 func (w *watcher) WriteHeader(status int) {
-	removeSecrets(w.Header(), w.armed)
+	w.exchange.removeSecrets(w.Header())
 	if w.status != 0 || (status < 200 && status != http.StatusSwitchingProtocols) {
 		w.ResponseWriter.WriteHeader(status)
 		return
@@ -52,7 +51,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 	if w.judging {
 		w.body = append(w.body, p[:min(len(p), peekBytes-len(w.body))]...)
 		if len(w.body) == peekBytes {
-			w.finish()
+			w.judge()
 		}
 	}
 	return w.ResponseWriter.Write(p)
@@ -69,8 +68,22 @@ func (w *watcher) ReadFrom(r io.Reader) (int64, error) {
 	return w.ResponseWriterWrapper.ReadFrom(r)
 }
 
-// finish judges what was collected.
+// FlushError sends the header like a Write does, but not past us.
+func (w *watcher) FlushError() error {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// finish judges what was collected, when there is no more of it. It is called
+// before the server sends the trailers, which must not hold a credential.
 func (w *watcher) finish() {
+	w.exchange.removeSecrets(w.Header())
+	w.judge()
+}
+
+func (w *watcher) judge() {
 	if w.judging {
 		w.judging = false
 		w.report(w.header, decode(w.body, w.header["Content-Encoding"], peekBytes))

@@ -65,7 +65,7 @@ func ParseDocument(data []byte) (Document, error) {
 func (s *State) Document(now time.Time) (Document, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := Document{Version: DocumentVersion, Active: s.active, Exhausted: s.exhausted}
+	d := Document{Version: DocumentVersion, Active: s.active, Exhausted: s.exhausted && s.untold.IsZero()}
 	for c, r := range s.records {
 		if r.lapsed(now) && r.failures == 0 {
 			continue

@@ -49,14 +49,15 @@ type machine struct {
 	now    time.Time
 	events []pool.Event
 
-	names     []string
-	identity  map[string]string // absent while missing
-	last      map[string]string // the last identity that was not missing
-	puts      int
-	records   map[modelCredential]modelRecord
-	active    string
-	exhausted bool
-	leases    []modelLease
+	names         []string
+	identity      map[string]string // absent while missing
+	last          map[string]string // the last identity that was not missing
+	puts          int
+	records       map[modelCredential]modelRecord
+	active        string
+	exhausted     bool
+	exhaustedTold time.Time
+	leases        []modelLease
 }
 
 type modelCredential struct{ member, identity string }
@@ -515,7 +516,7 @@ func (m *machine) check(t *rapid.T) {
 	if usable > 0 && m.exhausted {
 		t.Fatal("nobody was told that the pool has recovered")
 	}
-	if usable == 0 && cooling > 0 && !m.exhausted {
+	if usable == 0 && cooling > 0 && !m.exhausted && m.now.Sub(m.exhaustedTold) >= 2*pool.DefaultNoticeWindow {
 		t.Fatal("nobody was told that the pool is exhausted")
 	}
 }
@@ -534,7 +535,7 @@ func (m *machine) checkEvents(t *rapid.T) {
 			if e.To != "" || e.First == "" || !e.Until.After(e.Time) || m.exhausted {
 				t.Fatalf("exhausted before: %v, %+v", m.exhausted, e)
 			}
-			m.exhausted = true
+			m.exhausted, m.exhaustedTold = true, e.Time
 		case pool.Recovered:
 			if e.To == "" || e.From != "" || !m.exhausted {
 				t.Fatalf("exhausted before: %v, %+v", m.exhausted, e)

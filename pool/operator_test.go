@@ -149,10 +149,35 @@ func TestExhaustion_armsAgainWhenAMemberIsBack(t *testing.T) {
 	b := newBed(t, "a")
 	for range 3 {
 		b.fail(b.acquire(), time.Second)
-		b.now = b.now.Add(time.Second)
+		b.now = b.now.Add(pool.DefaultNoticeWindow)
 		b.wantActive("a")
 		b.wantEvents(pool.Exhausted, pool.Recovered)
 	}
+}
+
+// An account that is limited in one place of the API and served in another.
+func TestExhaustion_thatComesAndGoesWithEveryRequestIsNotToldEachTime(t *testing.T) {
+	b := newBed(t, "a")
+	for range 20 {
+		b.fail(b.acquire(), time.Minute)
+		b.succeed(b.acquire())
+	}
+	b.wantEvents(pool.Exhausted, pool.Recovered, pool.Exhausted, pool.Recovered)
+	b.fail(b.acquire(), time.Hour)
+	b.acquire()
+	b.wantEvents() // told a moment ago
+	b.now = b.now.Add(pool.DefaultNoticeWindow)
+	b.acquire()
+	e := b.events[0]
+	b.wantEvents(pool.Exhausted) // it has lasted
+	if e.Suppressed != 37 {      // 18 pairs, and the exhaustion that lasts
+		t.Errorf("%d suppressed", e.Suppressed)
+	}
+	b.acquire()
+	b.wantEvents()
+	b.now = b.now.Add(time.Hour)
+	b.acquire()
+	b.wantEvents(pool.Recovered)
 }
 
 func TestExhaustion_recoveryIsNoticedByStatus(t *testing.T) {

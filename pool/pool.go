@@ -268,7 +268,9 @@ func (p *Pool) stay(from int, now time.Time) {
 		s.emit(Event{Kind: CredentialMissing, Time: now, From: s.active, Reason: p.members[from].missing}, p.cfg.NoticeWindow)
 	}
 	first := p.leastBad(now)
-	if first < 0 || s.exhausted {
+	// An exhaustion that lasts is told, if only later.
+	late := !s.untold.IsZero() && now.Sub(s.untold) >= p.cfg.NoticeWindow
+	if first < 0 || (s.exhausted && !late) {
 		return
 	}
 	s.setExhausted(true)

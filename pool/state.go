@@ -30,6 +30,10 @@ type State struct {
 	told       map[episode]time.Time
 	suppressed int
 
+	// recovered is when a recovery was last told, and untold since when the pool
+	// is exhausted without that being told; zero if it was.
+	recovered, untold time.Time
+
 	// version moves with every change that a seat could depend on, revision
 	// with every change that is worth saving.
 	version  atomic.Uint64
@@ -210,21 +214,48 @@ func (s *State) prune(now time.Time, keep func(credential) bool) {
 }
 
 // emit tells an event, unless the same one was told within window. What the
-// operator did and every recovery is always told, and starts new episodes.
+// operator did is always told, and starts new episodes. So does a recovery, but
+// only once within window: a pool that an API refuses in one place and serves in
+// another can be exhausted and recover with every request.
 func (s *State) emit(e Event, window time.Duration) {
 	switch e.Kind {
-	case Rotated, Parked, MemberRecovered, Recovered:
+	case Rotated, Parked, MemberRecovered:
 		clear(s.told)
-	case Failover, Exhausted, CredentialMissing:
-		maps.DeleteFunc(s.told, func(_ episode, at time.Time) bool { return e.Time.Sub(at) >= window })
-		k := episode{e.Kind, e.From, e.To, e.Reason}
-		if _, again := s.told[k]; again {
+	case Recovered:
+		if !s.untold.IsZero() { // what it ends was not told
+			s.untold = time.Time{}
 			s.suppressed++
 			return
 		}
-		s.told[k] = e.Time
+		if e.Time.Sub(s.recovered) >= window {
+			clear(s.told)
+		}
+		s.recovered = e.Time
+	case Failover, Exhausted, CredentialMissing:
+		if s.toldBefore(e, window) {
+			s.suppressed++
+			return
+		}
 	}
 	e.Pool = s.name
 	e.Suppressed, s.suppressed = s.suppressed, 0
 	s.tell(e)
+}
+
+// toldBefore reports whether the same event was told within window, and notes
+// that it is told now if not.
+func (s *State) toldBefore(e Event, window time.Duration) bool {
+	maps.DeleteFunc(s.told, func(_ episode, at time.Time) bool { return e.Time.Sub(at) >= window })
+	k := episode{e.Kind, e.From, e.To, e.Reason}
+	_, again := s.told[k]
+	if !again {
+		s.told[k] = e.Time
+	}
+	if e.Kind == Exhausted {
+		s.untold = time.Time{}
+		if again {
+			s.untold = e.Time
+		}
+	}
+	return again
 }

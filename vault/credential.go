@@ -41,7 +41,8 @@ type Credential struct {
 	Updated time.Time
 
 	// Secret is UTF-8 of 1 to 32,768 bytes without control characters of
-	// ASCII, since it travels in HTTP headers.
+	// ASCII, and without a space at either end, since it travels in HTTP
+	// headers.
 	Secret Secret
 
 	// Fields are further values that the API wants beside the secret, such as
@@ -103,6 +104,8 @@ func checkValue(s string) error {
 		return fmt.Errorf("has more than %d bytes", maxValueLen)
 	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return errors.New("has a control character, such as a line break")
+	case strings.TrimSpace(s) != s:
+		return errors.New("begins or ends with a space")
 	case !utf8.ValidString(s):
 		return errors.New("is not UTF-8")
 	}

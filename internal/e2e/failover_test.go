@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,19 +329,57 @@ func TestFault_upstreamEchoesTheCredential(t *testing.T) {
 			t.Parallel()
 			c := newCaddy(t, "work", "home")
 			c.start(form(c))
+			secret := c.secrets["work"]
 			c.upstream.answer("work", func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Link", "</style.css>; rel=preload; key="+c.secrets["work"])
+				w.Header().Set("Link", "</style.css>; rel=preload; key="+secret)
 				w.WriteHeader(http.StatusEarlyHints)
+				w.Header().Del("Link")
+				w.Header().Set("Trailer", "X-Trailing, X-Trailing-Kept")
 				w.Header().Set("X-Echo", r.Header.Get("Authorization"))
-				w.Header().Set("Set-Cookie", "key="+c.secrets["work"])
+				w.Header().Set("Set-Cookie", "key="+secret)
+				w.Header().Set("Location", "/?key="+url.QueryEscape(secret))
+				w.Header().Set("X-Path", "/"+url.PathEscape(secret))
+				w.Header().Set("X-Quoted", strconv.Quote(secret))
+				for n, before := range []string{"", ":", "u:"} {
+					w.Header().Set(fmt.Sprint("X-Basic-", n), "Basic "+base64.StdEncoding.EncodeToString([]byte(before+secret)))
+					w.Header().Set(fmt.Sprint("X-Url-", n), base64.RawURLEncoding.EncodeToString([]byte(before+secret)))
+				}
 				w.Header().Set("X-Other", "kept")
+				_, _ = io.WriteString(w, "an answer")
+				w.Header().Set("X-Trailing", r.Header.Get("Authorization"))
+				w.Header().Set("X-Trailing-Kept", "kept")
+				w.Header().Set(http.TrailerPrefix+"X-Late", secret)
 			})
 			a := c.get("/")
 			equal(t, "status", a.status, 200)
 			equal(t, "another header", a.header.Get("X-Other"), "kept")
-			equal(t, "the echo", a.header.Get("X-Echo")+a.header.Get("Set-Cookie"), "")
+			equal(t, "another trailer", a.trailer.Get("X-Trailing-Kept"), "kept")
+			for _, h := range []http.Header{a.header, a.trailer} {
+				for _, name := range []string{"X-Echo", "Set-Cookie", "Location", "X-Path", "X-Quoted", "X-Basic-0", "X-Basic-1", "X-Basic-2", "X-Url-0", "X-Url-1", "X-Url-2", "X-Trailing", "X-Late"} {
+					equal(t, name, h.Get(name), "")
+				}
+			}
 		})
 	}
+}
+
+func TestFault_upstreamEchoesTheCredentialInItsStatusLine(t *testing.T) {
+	t.Parallel()
+	c := newCaddy(t, "work", "home")
+	c.start(config{door: "header_down X-Status {rp.status_text}"})
+	line := "HTTP/1.1 200 as you like, " + c.secrets["work"]
+	c.upstream.answer("work", func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_, _ = io.WriteString(conn, line+"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			_ = conn.Close()
+		}
+	})
+	a := c.get("/")
+	equal(t, "status", a.status, 200)
+	equal(t, "status line", a.header.Get("X-Status"), "200 OK")
+	line = "HTTP/1.1 2x0 " + c.secrets["work"] // and one that is none
+	equal(t, "status of a broken line", c.get("/").status, 502)
 }
 
 func TestFault_redirectIsNotFollowed(t *testing.T) {
