@@ -259,7 +259,7 @@ func (c *caddy) end() {
 		}
 	}
 	err := filepath.WalkDir(c.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+		if err != nil || !entry.Type().IsRegular() { // a client may leave links and sockets
 			return err
 		}
 		content, err := os.ReadFile(path)
@@ -272,6 +272,11 @@ func (c *caddy) end() {
 	for _, h := range c.upstream.seen() {
 		if h.account == "?" || strings.Contains(fmt.Sprint(h.path, h.header), c.phantom) {
 			c.t.Errorf("the upstream got what is no account's: %s %s", h.method, h.path)
+		}
+		for secret, account := range c.upstream.accounts {
+			if account != h.account && strings.Contains(fmt.Sprint(h.path, h.header), secret) {
+				c.t.Errorf("the upstream got %s's secret beside %s's: %s %s", account, h.account, h.method, h.path)
+			}
 		}
 	}
 	if c.t.Failed() && testing.Verbose() {

@@ -4,6 +4,11 @@
 //
 // Caddy is built once, as xcaddy.json says. CREDENTIAL_POOL_CADDY names a
 // binary that is there already.
+//
+// Clients that are programs are left out where they can't be had. Those from
+// npm are not installed by the tests: CREDENTIAL_POOL_NPM names the folder where
+// "npm ci" has put what testdata/clients/package.json pins. With that variable
+// set no client may be missing.
 package e2e
 
 import (

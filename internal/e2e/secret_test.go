@@ -114,6 +114,7 @@ func TestEvidence_isComplete(t *testing.T) {
 	c.start(config{app: "notify webhook {env.HOOK} {\nsecret {env.HOOK_SECRET}\n}"})
 	c.upstream.answer("work", status429)
 	served(t, c.get("/"), "home")
+	c.program("TOLD=by a program").run(t, onPath(t, "sh"), "-c", `echo $TOLD | tee $HOME/file; echo $TOLD >&2`)
 	if out, err := c.pooled("", "status"); err != nil {
 		t.Fatal(err, out)
 	}
@@ -127,6 +128,9 @@ func TestEvidence_isComplete(t *testing.T) {
 		"the answer to GET /credential_pool/notices":       "failover",
 		"the answer to GET /":                              "served by home",
 		"the output of credential-pool status":             "cooling",
+		"the output of sh":                                 "by a program",
+		"the errors of sh":                                 "by a program",
+		"the file /client/file":                            "by a program",
 		"the file /config/caddy/autosave.json":             "credential_pool",
 		"the file /storage/credential_pool/state/api.json": "cooling_until",
 	} {
