@@ -127,6 +127,9 @@ func refusal(code int, body string) http.HandlerFunc {
 	}
 }
 
+// refusals are one for each of the statuses that bench a credential by themselves.
+var refusals = map[string]http.HandlerFunc{"429": status429, "401": status(http.StatusUnauthorized)}
+
 // gate holds answers back until it is opened.
 type gate struct {
 	arrived chan struct{} // one for each request that waits
