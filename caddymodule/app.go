@@ -182,7 +182,7 @@ func (a *App) provisionMembers(sp *servedPool, cfg *PoolConfig) error {
 		if err != nil {
 			return fmt.Errorf("member %s: %w", m.Name, err)
 		}
-		if !httpguts.ValidHeaderFieldValue(secret) || strings.TrimSpace(secret) != secret {
+		if !httpguts.ValidHeaderFieldValue(secret) || strings.Trim(secret, " ") != secret {
 			return fmt.Errorf("member %s: the secret holds a control character, such as the end of a line, or begins or ends with a space", m.Name)
 		}
 		c := vault.Credential{ID: sp.shared.inlineIdentity(secret), Kind: vault.KindStatic, Secret: vault.NewSecret(secret)}

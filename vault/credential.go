@@ -104,7 +104,7 @@ func checkValue(s string) error {
 		return fmt.Errorf("has more than %d bytes", maxValueLen)
 	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return errors.New("has a control character, such as a line break")
-	case strings.TrimSpace(s) != s:
+	case strings.Trim(s, " ") != s:
 		return errors.New("begins or ends with a space")
 	case !utf8.ValidString(s):
 		return errors.New("is not UTF-8")

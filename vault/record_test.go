@@ -65,8 +65,8 @@ func sameCredential(a, b Credential) bool {
 func TestRecord_comesBackAsItWas(t *testing.T) {
 	id := newIdentity(t)
 	value := rapid.Custom(func(t *rapid.T) Secret {
-		s := rapid.StringOfN(rapid.Rune().Filter(func(r rune) bool { return r >= ' ' && r != 0x7f }), 1, 50, maxValueLen).Draw(t, "value")
-		return NewSecret(s)
+		s := rapid.StringOfN(rapid.Rune().Filter(func(r rune) bool { return r >= ' ' && r != 0x7f }), 1, 50, maxValueLen-2).Draw(t, "value")
+		return NewSecret("(" + s + ")") // a space may stand anywhere but at the ends
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		want := Credential{

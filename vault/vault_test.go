@@ -282,6 +282,8 @@ func TestVault_refusesBadCredentials(t *testing.T) {
 		"NUL":                   {canary + "\x00", nil, "secret"},
 		"tab":                   {canary + "\t", nil, "secret"},
 		"DEL":                   {canary + "\x7f", nil, "secret"},
+		"blank at the end":      {canary + " ", nil, "secret"},
+		"blank at the start":    {canary, field("account_id", " x"), "account_id"},
 		"not UTF-8":             {canary + "\xff", nil, "secret"},
 		"too long":              {canary + strings.Repeat("x", maxValueLen), nil, "secret"},
 		"empty field":           {canary, field("account_id", ""), `"account_id"`},
