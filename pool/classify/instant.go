@@ -13,23 +13,26 @@ const maxWait = maxSeconds * time.Second
 
 const maxSeconds = 1 << 31
 
-// retryAfter finds the wait in Retry-After (RFC 9110 section 10.2.3): a count
-// of seconds, or a date. A server must not send it twice, but some do, or a
-// gateway adds its own; then only the longest satisfies them all. A value in
-// neither form, or a date in the past, says nothing.
-func retryAfter(a Answer) (time.Duration, bool) {
-	longest, found := time.Duration(0), false
-	for _, value := range a.Header["Retry-After"] {
-		value = strings.Trim(value, " \t")
-		wait, ok := parseSeconds(value)
-		if !ok {
-			wait, ok = parseDate(value, a)
-		}
-		if ok {
-			longest, found = max(longest, wait), true
-		}
+// parseRetryAfter reads Retry-After (RFC 9110 section 10.2.3): a count of
+// seconds, or a date. A server must not send it twice, but some do, or a gateway
+// adds its own; then only the longest satisfies them all. A value in neither
+// form, or a date in the past, says nothing.
+func parseRetryAfter(value string, e *evidence) (time.Duration, bool) {
+	value = strings.Trim(value, " \t")
+	if wait, ok := parseSeconds(value); ok {
+		return wait, true
 	}
-	return longest, found
+	t, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	return e.until(t)
+}
+
+// parseMilliseconds reads the forms of Retry-After in milliseconds, which may
+// have a fraction.
+func parseMilliseconds(value string, _ *evidence) (time.Duration, bool) {
+	return parseDecimal(value, time.Millisecond)
 }
 
 // parseSeconds reads delay-seconds, which is 1*DIGIT: no sign, no fraction, no
@@ -50,21 +53,49 @@ func parseSeconds(value string) (time.Duration, bool) {
 	return time.Duration(seconds) * time.Second, true
 }
 
-// parseDate reads an HTTP-date and returns how long after the answer it is. The
-// answer's own clock is the one that the date was made with.
-func parseDate(value string, a Answer) (time.Duration, bool) {
-	until, err := http.ParseTime(value)
-	if err != nil {
+// Numbers below these are a wait in seconds, a point in time in seconds since
+// 1970, and one in milliseconds.
+const (
+	firstEpoch      = 1e8  // 1973, or three years
+	firstEpochMilli = 1e11 // 1973 again, or the year 5138
+)
+
+// parseReset reads the value of a reset, which providers write as a point in
+// time (seconds or milliseconds since 1970, RFC 3339, an HTTP-date) or as a wait
+// (seconds, or a duration such as 2m59.56s).
+func parseReset(value string, a *Answer) (time.Duration, bool) {
+	value = strings.TrimSpace(value)
+	if n, ok := parseNumber(value); ok {
+		if n < firstEpoch {
+			return parseDecimal(value, time.Second)
+		}
+		return parseEpoch(value, a)
+	}
+	if wait, ok := parseDuration(value); ok {
+		return wait, true
+	}
+	return parseInstant(value, a)
+}
+
+// parseEpoch reads a point in time since 1970.
+func parseEpoch(value string, a *Answer) (time.Duration, bool) {
+	n, ok := parseNumber(value)
+	switch {
+	case !ok || n < firstEpoch || n >= firstEpochMilli*1000:
 		return 0, false
+	case n >= firstEpochMilli:
+		return a.until(time.UnixMilli(int64(n)))
 	}
-	from, err := http.ParseTime(a.Header.Get("Date"))
-	if err != nil {
-		from = a.Now
+	return a.until(time.UnixMilli(int64(n * 1000)))
+}
+
+// parseInstant reads a point in time in words.
+func parseInstant(value string, a *Answer) (time.Duration, bool) {
+	if t, err := time.Parse(time.RFC3339, value); err == nil {
+		return a.until(t)
 	}
-	// Sub saturates, so a date in year 9999 does not overflow.
-	wait := until.Sub(from)
-	if wait < 0 {
-		return 0, false
+	if t, err := http.ParseTime(value); err == nil {
+		return a.until(t)
 	}
-	return min(wait, maxWait), true
+	return 0, false
 }
