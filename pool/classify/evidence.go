@@ -35,6 +35,9 @@ type evidence struct {
 
 	facts []fact
 	low   []byte
+
+	// copies is true if the headers that an error holds copies of count.
+	copies bool
 }
 
 // fact is one value out of the error's envelope: the objects that APIs wrap
@@ -206,7 +209,7 @@ func (e *evidence) has(key string) bool {
 // header returns a header of the answer, or of the copy of one that the error
 // holds: an event has no headers of its own.
 func (e *evidence) header(name string) []string {
-	if v := e.Header[name]; len(v) > 0 {
+	if v := e.Header[name]; len(v) > 0 || !e.copies {
 		return v
 	}
 	for i := range e.facts {

@@ -259,6 +259,7 @@ func (p *Provider) wait(e *evidence, r *Rule) (time.Duration, string) {
 	// Whether a login works again does not depend on a window of requests, nor
 	// on a time in the prose about it.
 	lostLogin := r.Meaning == pool.AuthFailed
+	e.copies = p.waitsInBody(r)
 	var waits [2]time.Duration // by rank
 	var places [2]string
 	for i := range p.Waits {

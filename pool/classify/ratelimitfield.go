@@ -32,7 +32,8 @@ func rateLimitIsSpent(value string) bool {
 		return false // every good answer comes here
 	}
 	for _, item := range splitUnquoted(value, ',') {
-		if remaining, reset := rateLimitItem(item); len(remaining) > 0 && usedUp(remaining) && reset != "" {
+		remaining, reset := rateLimitItem(item)
+		if _, ok := parseSeconds(reset); ok && len(remaining) > 0 && usedUp(remaining) {
 			return true
 		}
 	}

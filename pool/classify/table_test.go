@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,22 @@ func TestExplain_withoutAClock(t *testing.T) {
 	} {
 		if f := p.Explain(classify.Answer{Status: 429, Body: []byte(body)}); f.Wait != want {
 			t.Errorf("%s: waits %v, want %v", body, f.Wait, want)
+		}
+	}
+}
+
+// A rule that decides no answer of these is not tried at all.
+func TestProviders_everyRuleDecidesSomething(t *testing.T) {
+	for _, provider := range classify.Names() {
+		p := lookup(t, provider)
+		decided := make(map[string]bool)
+		for _, m := range load(t, provider) {
+			decided[strings.Split(m.Want, " ")[2]] = true
+		}
+		for _, r := range slices.Concat(p.Rules, p.Success) {
+			if !decided[r.Name] {
+				t.Errorf("%s: no answer is for the rule %s", provider, r.Name)
+			}
 		}
 	}
 }
