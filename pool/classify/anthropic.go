@@ -42,6 +42,7 @@ var anthropic = Provider{
 		{
 			Name:     "plan-window",
 			Status:   []int{http.StatusTooManyRequests},
+			Also:     planIsOut,
 			headerIf: planRejected,
 			Meaning:  pool.QuotaExhausted,
 			Source:   anthropicPlans + ": anthropic-ratelimit-unified-*",
@@ -49,6 +50,7 @@ var anthropic = Provider{
 		{
 			Name:     "model-window",
 			Status:   []int{http.StatusTooManyRequests},
+			Also:     modelIsOut,
 			headerIf: modelRejected,
 			Meaning:  pool.QuotaExhausted,
 			Scope:    pool.ScopeModel,
@@ -83,6 +85,14 @@ var anthropic = Provider{
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        "seen: a 400 invalid_request_error without credits",
+		},
+		{
+			Name:          "extra-usage",
+			Status:        []int{http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests},
+			Words:         []string{"out of extra usage"},
+			Meaning:       pool.QuotaExhausted,
+			IgnoreWindows: true,
+			Source:        anthropicPlans + ": what is paid for beyond the plan is used up too",
 		},
 		{
 			Name:    "account",
@@ -126,13 +136,17 @@ var anthropic = Provider{
 			// Paid for beyond the plan, or the last one within it.
 			Name:     "plan-rejected",
 			Header:   []HeaderIs{{Name: unifiedPrefix + "Status", Values: []string{"rejected"}}},
+			Also:     "not only windows of single models are rejected",
 			headerIf: func(h http.Header) bool { return !modelRejected(h) },
 			Meaning:  pool.QuotaExhausted,
 			Source:   anthropicPlans,
 		},
+		windowRejected("5h"),
+		windowRejected("7d"),
 		{
 			Name:     "model-rejected",
 			Header:   []HeaderIs{{Name: unifiedPrefix + "Status", Values: []string{"rejected"}}},
+			Also:     modelIsOut,
 			headerIf: modelRejected,
 			Meaning:  pool.QuotaExhausted,
 			Scope:    pool.ScopeModel,
@@ -160,6 +174,22 @@ var anthropic = Provider{
 // (representative-claim), and one for each window, such as 5h, 7d and 7d_opus.
 // "overage" is what is paid for beyond the plan, and no window of it.
 const unifiedPrefix = "Anthropic-Ratelimit-Unified-"
+
+const (
+	planIsOut  = "a window of the whole plan is rejected"
+	modelIsOut = "only windows of single models are rejected"
+)
+
+// windowRejected is a window of the whole plan that is used up, though the
+// request was served: paid for beyond the plan.
+func windowRejected(window string) Rule {
+	return Rule{
+		Name:    window + "-rejected",
+		Header:  []HeaderIs{{Name: unifiedPrefix + window + "-Status", Values: []string{"rejected"}}},
+		Meaning: pool.QuotaExhausted,
+		Source:  anthropicPlans,
+	}
+}
 
 // claims are the names that representative-claim has for the windows.
 var claims = map[string]string{"five_hour": "5h", "seven_day": "7d"}

@@ -31,6 +31,7 @@ var codex = Provider{
 		{
 			Name:     "model-usage-limit",
 			Codes:    codexUsedUp,
+			Also:     "X-Codex-Active-Limit is that of a model",
 			headerIf: func(h http.Header) bool { return codexModel(h) != "" },
 			Meaning:  pool.QuotaExhausted,
 			Scope:    pool.ScopeModel,
@@ -72,6 +73,14 @@ var codex = Provider{
 		openaiOverloaded,
 		openaiBusy,
 		openaiRateLimit,
+		{
+			Name:     "window",
+			Status:   []int{http.StatusTooManyRequests},
+			Also:     "X-Codex-Primary-Used-Percent or X-Codex-Secondary-Used-Percent is 100",
+			headerIf: codexUsed,
+			Meaning:  pool.QuotaExhausted,
+			Source:   codexSeen + ": X-Codex-*-Used-Percent",
+		},
 		tooManyRequests,
 	},
 	Success: []Rule{
@@ -143,18 +152,33 @@ func codexWindow(prefix string) Wait {
 	}}
 }
 
+// codexUsed reports whether a window is used up.
+func codexUsed(h http.Header) bool {
+	for _, name := range []string{"X-Codex-Primary-Used-Percent", "X-Codex-Secondary-Used-Percent"} {
+		if v := h[name]; len(v) > 0 && isFull(v[0]) {
+			return true
+		}
+	}
+	return false
+}
+
+// isFull reports whether a percentage is the whole.
+func isFull(value string) bool {
+	n, ok := parseNumber(value)
+	return ok && n >= 100
+}
+
 // codexSpent is a window that this answer used up.
 func codexSpent(name, prefix string) Rule {
 	return Rule{
 		Name: name,
 		Header: []HeaderIs{{
-			Name: http.CanonicalHeaderKey(prefix + "Used-Percent"),
-			value: func(value string) bool {
-				n, ok := parseNumber(value)
-				return ok && n >= 100
-			},
+			Name:  http.CanonicalHeaderKey(prefix + "Used-Percent"),
+			Also:  "is 100",
+			value: isFull,
 		}},
 		// Without limit, the window means nothing.
+		Also: "X-Codex-Credits-Unlimited is not true",
 		headerIf: func(h http.Header) bool {
 			v := h["X-Codex-Credits-Unlimited"]
 			return len(v) == 0 || !strings.EqualFold(v[0], "true")

@@ -22,6 +22,7 @@ var challenge = Rule{
 var blockedAddress = Rule{
 	Name:    "cloudflare-block",
 	Status:  []int{403, 429},
+	Also:    "the body is a page of Cloudflare's, or its line with an error code",
 	bodyIf:  isCloudflarePage,
 	Meaning: pool.RequestError,
 	Source:  "developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-1xxx-errors",
@@ -45,7 +46,7 @@ var lostRefreshTokens = []string{
 	// seen at several providers
 	"invalid_refresh_token", "bad_refresh_token", "expired_refresh_token",
 	"refresh_token_expired", "refresh_token_reused", "refresh_token_invalidated", "refresh_token_revoked",
-	"refresh_token_not_found", "token_expired", "token_revoked", "token_invalidated", "token_inactive",
+	"refresh_token_not_found", "incorrect_client_credentials", "deleted_client", "disabled_client", "token_expired", "token_revoked", "token_invalidated", "token_inactive",
 	"account_deactivated", "account_inactive", "reauth_required", "app_session_terminated",
 }
 
@@ -63,6 +64,7 @@ var tokenRules = []Rule{
 		Name:     "block",
 		Endpoint: EndpointToken,
 		Status:   blockedAddress.Status,
+		Also:     blockedAddress.Also,
 		bodyIf:   isCloudflarePage,
 		Meaning:  pool.RequestError,
 		Source:   blockedAddress.Source,
@@ -115,6 +117,7 @@ func bearer(kind, source string) Injection {
 // limit. Its code is that of a rate limit.
 var tooLarge = Rule{
 	Name:    "request-too-large",
+	Also:    "the message says that more was requested than the whole limit",
 	bodyIf:  asksTooMuch,
 	Meaning: pool.RequestError,
 	Source:  "seen: a message that compares Limit and Requested, of which the latter is larger",

@@ -3,6 +3,7 @@ package classify
 import (
 	"bytes"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,7 +48,7 @@ type fact struct {
 	text string
 
 	// within is the outermost key, in lower case, and empty for a value of the
-	// outermost object.
+	// outermost object. It is "text" if there is no object.
 	within string
 
 	// header is true if the value stands in the copy of an HTTP header.
@@ -115,10 +116,18 @@ func (e *evidence) add(f fact) {
 }
 
 // readText takes a body that is neither JSON nor markup for the message, and if
-// it is one word for the code too.
+// it is one word for the code too. It can also be a form, as GitHub's token
+// endpoint answers.
 func (e *evidence) readText(body []byte) {
-	text := string(body[:min(len(body), maxText)])
-	e.add(fact{key: "error", text: strings.TrimSpace(text)})
+	text := strings.TrimSpace(string(body[:min(len(body), maxText)]))
+	if strings.HasPrefix(text, "error=") {
+		if form, err := url.ParseQuery(text); err == nil {
+			e.add(fact{key: "error", text: form.Get("error")})
+			e.add(fact{key: "error_description", text: form.Get("error_description")})
+			return
+		}
+	}
+	e.add(fact{key: "error", text: text, within: "text"})
 }
 
 // readErrorType takes AWS's word for the error out of its header.

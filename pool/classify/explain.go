@@ -114,7 +114,12 @@ func (p *Provider) readsSuccess(status int, h http.Header) bool {
 	if status < 300 && p.SmallBodies != nil && p.SmallBodies(h) {
 		return true
 	}
-	return slices.ContainsFunc(p.user, func(r Rule) bool { return r.needsBody() && r.listed(status, h) })
+	for i := range p.user {
+		if r := &p.user[i]; r.needsBody() && r.listed(status, h) {
+			return true
+		}
+	}
+	return false
 }
 
 // success returns the rule that holds about an answer that was served.

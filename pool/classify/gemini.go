@@ -37,7 +37,7 @@ var gemini = Provider{
 			// quota, so only the words tell.
 			Name:    "shared-capacity",
 			Status:  []int{http.StatusTooManyRequests},
-			Words:   []string{"error-code-429", "resource exhausted. please try again later", "no capacity available", "model is overloaded"},
+			Words:   []string{"error-code-429", "resource exhausted. please try again later", "resource exhausted, please try again later", "no capacity available", "model is overloaded"},
 			Meaning: pool.Overloaded,
 			Source:  vertexLimits,
 		},
@@ -97,15 +97,23 @@ var gemini = Provider{
 		},
 		{
 			Name:    "daily-quota",
+			Also:    "quotaId or quota_limit names a day",
 			bodyIf:  func(e *evidence) bool { return violates(e, "perday") },
 			Meaning: pool.QuotaExhausted,
 			Source:  googleErrors + ": QuotaFailure, whose quotaId names the period",
 		},
 		{
 			Name:    "minute-quota",
+			Also:    "quotaId or quota_limit names a minute",
 			bodyIf:  func(e *evidence) bool { return violates(e, "perminute") },
 			Meaning: pool.RateLimited,
 			Source:  googleErrors + ": QuotaFailure, whose quotaId names the period",
+		},
+		{
+			Name:    "rate-limit-reason",
+			Codes:   []string{"RATE_LIMIT_EXCEEDED", "rateLimitExceeded", "userRateLimitExceeded"},
+			Meaning: pool.RateLimited,
+			Source:  googleReason,
 		},
 		{
 			Name:    "quota-words",
@@ -116,9 +124,9 @@ var gemini = Provider{
 		},
 		{
 			Name:    "rate-limit",
-			Codes:   []string{"RATE_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "rateLimitExceeded", "userRateLimitExceeded", "too_many_requests"},
+			Codes:   []string{"RESOURCE_EXHAUSTED", "too_many_requests"},
 			Meaning: pool.RateLimited,
-			Source:  googleReason + ", " + geminiErrors,
+			Source:  geminiErrors,
 		},
 		tooManyRequests,
 	},
@@ -130,10 +138,11 @@ var gemini = Provider{
 }
 
 // violates reports whether one of the quotas that were exceeded has this in its
-// ID, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier.
+// ID, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier. An ErrorInfo
+// gives the same as its metadata's quota_limit.
 func violates(e *evidence, period string) bool {
 	for i := range e.facts {
-		if f := &e.facts[i]; f.key == "quotaid" && !f.header && strings.Contains(string(f.lowered()), period) {
+		if f := &e.facts[i]; (f.key == "quotaid" || f.key == "quota_limit") && !f.header && strings.Contains(string(f.lowered()), period) {
 			return true
 		}
 	}

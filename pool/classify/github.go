@@ -36,7 +36,8 @@ var github = Provider{
 		{
 			Name:     "resource-limit",
 			Status:   githubLimited,
-			Header:   []HeaderIs{{Name: "X-Ratelimit-Remaining", value: isZero}},
+			Header:   []HeaderIs{{Name: "X-Ratelimit-Remaining", Also: "is 0", value: isZero}},
+			Also:     oneResource,
 			headerIf: ofOneResource,
 			Meaning:  pool.RateLimited,
 			Scope:    pool.ScopeModel,
@@ -46,7 +47,7 @@ var github = Provider{
 		{
 			Name:    "primary-limit",
 			Status:  githubLimited,
-			Header:  []HeaderIs{{Name: "X-Ratelimit-Remaining", value: isZero}},
+			Header:  []HeaderIs{{Name: "X-Ratelimit-Remaining", Also: "is 0", value: isZero}},
 			Meaning: pool.RateLimited,
 			Source:  githubLimits,
 		},
@@ -60,6 +61,7 @@ var github = Provider{
 		{
 			Name:     "graphql-limit",
 			Codes:    []string{"RATE_LIMITED", "RATE_LIMIT"},
+			Also:     oneResource,
 			headerIf: ofOneResource,
 			Meaning:  pool.RateLimited,
 			Scope:    pool.ScopeModel,
@@ -100,6 +102,7 @@ var github = Provider{
 		{
 			Name:     "resource-spent",
 			Header:   spent("", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "").Header,
+			Also:     oneResource,
 			headerIf: ofOneResource,
 			Meaning:  pool.RateLimited,
 			Scope:    pool.ScopeModel,
@@ -114,6 +117,8 @@ var github = Provider{
 		window("X-Ratelimit-Reset", "X-Ratelimit-Remaining", githubLimits),
 	},
 }
+
+const oneResource = "X-Ratelimit-Resource names another part of the API than core"
 
 // githubResource returns the key of the part of the API that the answer's limit
 // is of.

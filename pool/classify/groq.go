@@ -25,6 +25,7 @@ var groq = Provider{
 		{
 			// "Try again in" stands in it too, but can never come true.
 			Name:    tooLarge.Name,
+			Also:    tooLarge.Also,
 			bodyIf:  asksTooMuch,
 			Meaning: pool.RequestError,
 			Source:  tooLarge.Source,

@@ -39,7 +39,7 @@ var huggingface = Provider{
 	},
 	Success: []Rule{{
 		Name:    "spent",
-		Header:  []HeaderIs{{Name: "Ratelimit", value: rateLimitIsSpent}},
+		Header:  []HeaderIs{{Name: "Ratelimit", Also: "has a policy with r=0", value: rateLimitIsSpent}},
 		Meaning: pool.RateLimited,
 		Source:  huggingfaceLimits,
 	}},

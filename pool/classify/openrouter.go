@@ -82,6 +82,7 @@ var openrouter = Provider{
 			// Its limit is OpenRouter's own there, which every account shares.
 			Name:    "upstream-limit",
 			Status:  []int{http.StatusTooManyRequests},
+			Also:    "provider_name is given, or the message speaks of an upstream",
 			bodyIf:  func(e *evidence) bool { return e.has("provider_name") || e.says([]string{"upstream"}) },
 			Meaning: pool.Overloaded,
 			Source:  openrouterErrors + ": metadata.provider_name names the provider that refused",

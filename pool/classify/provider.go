@@ -127,7 +127,11 @@ func (p *Provider) With(rules ...Rule) *Provider {
 		if r.Scope == "" {
 			r.Scope = scopeOf(r.Meaning)
 		}
-		r.Body = lowerAll(r.Body)
+		r.Header = slices.Clone(r.Header)
+		for i := range r.Header {
+			r.Header[i].Name = http.CanonicalHeaderKey(r.Header[i].Name)
+		}
+		r.Words, r.Body = lowerAll(r.Words), lowerAll(r.Body)
 		with.user = append(with.user, r)
 	}
 	return &with
@@ -151,6 +155,10 @@ var providers = []*Provider{
 	&stripe,
 	&xai,
 }
+
+// TokenRules returns the rules that are asked about every provider's token
+// endpoint, after the provider's own.
+func TokenRules() []Rule { return slices.Clone(tokenRules) }
 
 // Lookup returns the provider of that name.
 func Lookup(name string) (*Provider, bool) {

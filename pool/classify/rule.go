@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,8 +57,11 @@ type Rule struct {
 	// Source is where the fact is documented, or was seen.
 	Source string
 
-	// headerIf, bodyIf and key are for what data cannot say: a further
-	// condition on the headers or on the body, and the key of ScopeModel.
+	// Also is a further condition, in words.
+	Also string
+
+	// headerIf, bodyIf and key are for what data cannot say: the condition that
+	// Also names, on the headers or on the body, and the key of ScopeModel.
 	headerIf func(http.Header) bool
 	bodyIf   func(*evidence) bool
 	key      func(http.Header) string
@@ -72,7 +76,10 @@ type HeaderIs struct {
 	// must be there.
 	Values []string
 
-	// value is a further condition on what it holds.
+	// Also is a further condition on what it holds, in words.
+	Also string
+
+	// value is that condition.
 	value func(string) bool
 }
 
@@ -115,6 +122,40 @@ func (r *Rule) body(e *evidence) (code string, ok bool) {
 		return "", false
 	}
 	return code, r.bodyIf == nil || r.bodyIf(e)
+}
+
+// Conditions returns the rule's conditions in words, for people.
+func (r *Rule) Conditions() string {
+	var all []string
+	if len(r.Status) > 0 {
+		status := make([]string, len(r.Status))
+		for i, s := range r.Status {
+			status[i] = strconv.Itoa(s)
+		}
+		all = append(all, "status "+strings.Join(status, " or "))
+	}
+	for _, h := range r.Header {
+		text := "header " + h.Name
+		if len(h.Values) > 0 {
+			text += " is " + strings.Join(h.Values, " or ")
+		}
+		if h.Also != "" {
+			text += " " + h.Also
+		}
+		all = append(all, text)
+	}
+	for _, list := range []struct {
+		what   string
+		values []string
+	}{{"code", r.Codes}, {"message with", r.Words}, {"body with", r.Body}} {
+		if len(list.values) > 0 {
+			all = append(all, list.what+" "+strings.Join(list.values, " or "))
+		}
+	}
+	if r.Also != "" {
+		all = append(all, r.Also)
+	}
+	return strings.Join(all, "; ")
 }
 
 // scopeOf returns what a meaning reaches as a rule.

@@ -89,7 +89,7 @@ func isZero(value string) bool {
 func spent(name, remaining, reset, source string) Rule {
 	return Rule{
 		Name:    name,
-		Header:  []HeaderIs{{Name: remaining, value: isZero}, {Name: reset}},
+		Header:  []HeaderIs{{Name: remaining, Also: "is 0", value: isZero}, {Name: reset}},
 		Meaning: pool.RateLimited,
 		Source:  source,
 	}

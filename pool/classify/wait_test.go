@@ -2,8 +2,11 @@ package classify
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/credentialpool/caddy-credential-pool/pool"
 )
 
 var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -101,6 +104,14 @@ func TestProse(t *testing.T) {
 	}
 }
 
+// "1h" may be the start of 1h30m.
+func TestProse_cut(t *testing.T) {
+	e := newEvidence(&Answer{Status: 429, Now: testNow, Body: []byte(`{"message":"Please try again in 1h`)})
+	if got, ok := findProse(e); ok {
+		t.Errorf("waits %v", got)
+	}
+}
+
 func TestFields(t *testing.T) {
 	for body, want := range map[string]time.Duration{
 		`{"retry_after":1.5}`:                                    1500 * time.Millisecond,
@@ -157,6 +168,7 @@ func TestScan_forgives(t *testing.T) {
 		`{"error":{"code":"x","code2":`:                   "x",
 		`{"a":{"code":"user"},"error":{"code":"x"}}`:      "x",
 		`{"a":[[[[[[[[[[{"code":"u"}]]]]]]]]]],"code":1}`: "1",
+		`{"code":"x","a":{"error":{"code":"user"}}}`:      "x",
 		`{"code":"cut`:                 "",
 		`{}}}]]{"code":"x"}`:           "x",
 		`{"code" : true , "b" : null}`: "true",
@@ -186,6 +198,25 @@ func TestNextEvent(t *testing.T) {
 			t.Errorf("%q: %q %q, want %q", stream, kind, data, want)
 		}
 		stream = string(rest)
+	}
+}
+
+// What only code says must be said in words too.
+func TestRules_sayWhatTheyAsk(t *testing.T) {
+	for _, p := range append(slices.Clone(providers), &Provider{Name: "token", Rules: tokenRules}) {
+		for _, r := range slices.Concat(p.Rules, p.Success) {
+			if r.Conditions() == "" || (r.Also == "") != (r.headerIf == nil && r.bodyIf == nil) {
+				t.Errorf("%s: rule %s: %q", p.Name, r.Name, r.Conditions())
+			}
+			for _, h := range r.Header {
+				if (h.Also == "") != (h.value == nil) {
+					t.Errorf("%s: rule %s: header %s", p.Name, r.Name, h.Name)
+				}
+			}
+			if (r.Scope == pool.ScopeModel) != (r.key != nil) {
+				t.Errorf("%s: rule %s: scope %q and its key", p.Name, r.Name, r.Scope)
+			}
+		}
 	}
 }
 

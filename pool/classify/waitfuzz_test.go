@@ -2,6 +2,7 @@ package classify
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 )
@@ -41,7 +42,7 @@ func FuzzWaits(f *testing.F) {
 		}
 		for _, p := range providers {
 			e := newEvidence(a)
-			for _, key := range append(append(secondsKeys[:len(secondsKeys):len(secondsKeys)], instantKeys...), millisecondsKeys...) {
+			for _, key := range slices.Concat(secondsKeys, instantKeys, millisecondsKeys) {
 				e.add(fact{key: key, text: text})
 			}
 			e.add(fact{key: "message", text: text})
