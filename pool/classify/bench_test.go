@@ -89,19 +89,27 @@ func TestClassify_hostileBodiesCostLittle(t *testing.T) {
 			for _, contentType := range []string{"application/json", "text/event-stream"} {
 				for _, status := range []int{200, 400, 403, 429} {
 					a := classify.Answer{Status: status, Header: http.Header{"Content-Type": {contentType}}, Body: []byte(body), Now: now}
-					best := time.Hour
-					for range 3 { // the machine may be busy
-						start := time.Now()
-						p.Explain(a)
-						best = min(best, time.Since(start))
-					}
-					if best > 10*time.Millisecond {
-						t.Errorf("%s: %s with status %d takes %v", provider, name, status, best)
+					if took := best(10*time.Millisecond*slowdown, func() { p.Explain(a) }); took > 10*time.Millisecond*slowdown {
+						t.Errorf("%s: %s with status %d takes %v", provider, name, status, took)
 					}
 				}
 			}
 		}
 	}
+}
+
+// best runs f until it takes less than the limit, for the machine may be busy,
+// and returns the shortest time.
+func best(limit time.Duration, f func()) time.Duration {
+	shortest := time.Hour
+	for range 10 {
+		start := time.Now()
+		f()
+		if shortest = min(shortest, time.Since(start)); shortest < limit {
+			break
+		}
+	}
+	return shortest
 }
 
 func BenchmarkClassify_errorBody(b *testing.B) {
