@@ -100,6 +100,8 @@ func addCommands(root *cobra.Command) {
 	var limit int
 	notices := add("notices", "Shows what the operator was told, the newest first", 0, 0, func([]string) error { return op.notices(limit) })
 	notices.Flags().IntVar(&limit, "limit", 20, "How many at the most")
+
+	root.AddCommand(explainCommand())
 }
 
 // call makes a request and decodes the answer. With --json it prints it
