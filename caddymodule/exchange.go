@@ -107,6 +107,9 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 				continue
 			}
 		}
+		if events := x.pool.watchEvents(res.StatusCode, res.Header, lease); events != nil && !v.Meaning.Benches() {
+			res.Body = &watchedBody{res.Body, events}
+		}
 		x.giveBack(req, res, hints)
 		return res, nil
 	}
@@ -204,8 +207,12 @@ func (x *exchange) attempt(req *http.Request, next http.RoundTripper, body io.Re
 // takes the place of the one given.
 func (x *exchange) judge(res *http.Response) (*http.Response, pool.Verdict) {
 	answer := classify.Answer{Status: res.StatusCode, Header: res.Header, Now: time.Now()}
-	if x.pool.provider.NeedsBody(res.StatusCode, res.Header) {
-		res, answer.Body = peek(res, peekBytes, peekTime)
+	switch {
+	case x.pool.provider.NeedsBody(res.StatusCode, res.Header):
+		res, answer.Body = peek(res, peekBytes, peekTime, nil)
+	case x.pool.provider.NeedsEvents(res.StatusCode, res.Header):
+		h := res.Header
+		res, answer.Body = peek(res, peekBytes, peekTime, func(start []byte) bool { return holdsEvent(start, h) })
 	}
 	return res, x.pool.provider.Classify(answer)
 }

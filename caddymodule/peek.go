@@ -27,14 +27,15 @@ const (
 // peek reads at most limit bytes of an answer's body, for at most the timeout,
 // and returns what they say without their Content-Encoding, again at most limit
 // bytes; nil if there is no body or the coding is unknown. The result must not be
-// changed.
+// changed. If enough is given, it is asked about what was read so far, and ends
+// the peek.
 //
 // The answer returned takes the place of res: its body is the whole one, byte
 // for byte, and its trailers are filled when that body was read to its end. It
 // is a copy if a body was read, since a Read that hangs past the timeout sets
 // res.Trailer when it ends, while somebody may look at it. An answer that
 // switches protocols is left alone: its body can be written to.
-func peek(res *http.Response, limit int, timeout time.Duration) (*http.Response, []byte) {
+func peek(res *http.Response, limit int, timeout time.Duration, enough func(start []byte) bool) (*http.Response, []byte) {
 	if bodyless(res) || res.StatusCode == http.StatusSwitchingProtocols {
 		return res, nil
 	}
@@ -49,7 +50,7 @@ func peek(res *http.Response, limit int, timeout time.Duration) (*http.Response,
 	}
 	back.Body = body
 
-	go body.fill(limit)
+	go body.fill(limit, enough)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	select {
@@ -85,7 +86,7 @@ type peekedBody struct {
 }
 
 // fill reads the start of the body.
-func (b *peekedBody) fill(limit int) {
+func (b *peekedBody) fill(limit int, enough func([]byte) bool) {
 	defer close(b.filled)
 	buf := make([]byte, 0, min(limit, 4<<10))
 	for len(buf) < limit {
@@ -98,7 +99,7 @@ func (b *peekedBody) fill(limit int) {
 		b.start, b.err = buf, err
 		ended := b.ended
 		b.mu.Unlock()
-		if err != nil || ended {
+		if err != nil || ended || (enough != nil && enough(buf)) {
 			return
 		}
 	}

@@ -90,7 +90,7 @@ func TestPeek_decodesForReadingOnly(t *testing.T) {
 		} {
 			t.Run(encoding+", "+chunking, func(t *testing.T) {
 				res, body := errorAnswer(wrap(bytes.NewReader(raw)), contentEncoding(encoding))
-				back, got := peek(res, peekBytes, time.Minute)
+				back, got := peek(res, peekBytes, time.Minute, nil)
 				if !bytes.Equal(got, plain) {
 					t.Errorf("read %q", got)
 				}
@@ -130,7 +130,7 @@ func TestPeek_severalCodings(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			res, _ := errorAnswer(bytes.NewReader(test.body), test.codings...)
-			back, got := peek(res, peekBytes, time.Minute)
+			back, got := peek(res, peekBytes, time.Minute, nil)
 			if !bytes.Equal(got, test.want) {
 				t.Errorf("read %q, want %q", got, test.want)
 			}
@@ -150,7 +150,7 @@ func TestPeek_brokenAndCutOffBodies(t *testing.T) {
 			"broken":  append(append([]byte(nil), raw[:len(raw)/2]...), 0xff, 0xff, 0xff),
 		} {
 			res, _ := errorAnswer(bytes.NewReader(body), contentEncoding(encoding))
-			back, got := peek(res, peekBytes, time.Minute)
+			back, got := peek(res, peekBytes, time.Minute, nil)
 			// Broken data may say anything before it is noticed.
 			if name == "cut off" && !bytes.HasPrefix(plain, got) {
 				t.Errorf("%s, %s: read %d bytes, or others", encoding, name, len(got))
@@ -170,7 +170,7 @@ func TestPeek_bounds(t *testing.T) {
 		want := text(peekBytes + 1000)
 		source := bytes.NewReader(want)
 		res, _ := errorAnswer(source)
-		back, got := peek(res, peekBytes, time.Minute)
+		back, got := peek(res, peekBytes, time.Minute, nil)
 		wantBytes(t, got, want[:peekBytes])
 		if source.Len() != 1000 {
 			t.Errorf("%d bytes are left", source.Len())
@@ -224,7 +224,7 @@ func TestPeek_leavesAnswersWithoutABodyAlone(t *testing.T) {
 		res := untouchable()
 		change(res)
 		body := res.Body
-		if back, got := peek(res, peekBytes, time.Minute); back != res || res.Body != body || got != nil {
+		if back, got := peek(res, peekBytes, time.Minute, nil); back != res || res.Body != body || got != nil {
 			t.Errorf("%s: touched", name)
 		}
 	}
@@ -233,7 +233,7 @@ func TestPeek_leavesAnswersWithoutABodyAlone(t *testing.T) {
 func TestPeek_errorIsGivenBackWhereItCame(t *testing.T) {
 	broken := errors.New("reset")
 	res, _ := errorAnswer(io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)))
-	back, seen := peek(res, peekBytes, time.Minute)
+	back, seen := peek(res, peekBytes, time.Minute, nil)
 	got, err := io.ReadAll(back.Body)
 	if string(seen) != "abc" || string(got) != "abc" || !errors.Is(err, broken) {
 		t.Errorf("saw %q, got %q, %v", seen, got, err)
@@ -262,7 +262,7 @@ func slowBody(t *testing.T, pause time.Duration) {
 		}()
 		start := time.Now()
 		res, _ := errorAnswer(source)
-		back, seen := peek(res, peekBytes, 1500*time.Millisecond)
+		back, seen := peek(res, peekBytes, 1500*time.Millisecond, nil)
 		if took := time.Since(start); took != 1500*time.Millisecond || string(seen) != "ab" {
 			t.Errorf("saw %q in %v", seen, took)
 		}
@@ -280,7 +280,7 @@ func TestPeek_closeEndsAReadThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source, _ := io.Pipe()
 		res, _ := errorAnswer(source)
-		back, seen := peek(res, peekBytes, time.Second)
+		back, seen := peek(res, peekBytes, time.Second, nil)
 		if len(seen) != 0 {
 			t.Errorf("saw %q", seen)
 		}
@@ -323,7 +323,7 @@ func TestPeek_trailersComeWithTheEndThatTheReaderSees(t *testing.T) {
 					time.Sleep(2 * time.Second)
 					upstream.Close()
 				}()
-				back, _ := peek(res, peekBytes, wait)
+				back, _ := peek(res, peekBytes, wait, nil)
 				time.Sleep(2 * time.Second) // the late end comes while the trailers are looked at
 				for range back.Trailer {
 					if len(back.Trailer) != 1 {
@@ -378,7 +378,7 @@ func TestDiscard_keepsTheConnection(t *testing.T) {
 					t.Fatal(err)
 				}
 				if test.peeked {
-					res, _ = peek(res, peekBytes, time.Minute)
+					res, _ = peek(res, peekBytes, time.Minute, nil)
 				}
 				discard(res)
 				for discards.Load() != 0 {
@@ -430,7 +430,7 @@ func TestDiscard_closesAtOnceWhatCannotBeDrained(t *testing.T) {
 			t.Error("an empty body is drained")
 		}
 		res, body = errorAnswer(strings.NewReader("abc"))
-		res, _ = peek(res, peekBytes, time.Minute)
+		res, _ = peek(res, peekBytes, time.Minute, nil)
 		discard(res)
 		if body.closed.Load() != 1 {
 			t.Error("a body is drained that was read to its end")
@@ -480,7 +480,7 @@ func FuzzPeek(f *testing.F) {
 			}()
 			res, _ := errorAnswer(source, coding)
 			start := time.Now()
-			back, seen := peek(res, int(limit), 450*time.Millisecond)
+			back, seen := peek(res, int(limit), 450*time.Millisecond, nil)
 			if time.Since(start) > 450*time.Millisecond {
 				t.Fatal("the peek took longer")
 			}

@@ -22,6 +22,7 @@ type watcher struct {
 	header  http.Header // of an answer whose body decides
 	body    []byte
 	judging bool // body is being collected
+	events  *eventWatch
 }
 
 // WriteHeader judges an answer that its status decides.
@@ -36,6 +37,7 @@ func (w *watcher) WriteHeader(status int) {
 		w.judging, w.header = true, w.Header().Clone()
 	} else {
 		w.report(w.Header(), nil)
+		w.events = w.exchange.pool.watchEvents(status, w.Header(), w.lease)
 		if status == http.StatusTooManyRequests {
 			w.exchange.pool.addRetryAfter(w.Header())
 		}
@@ -54,6 +56,7 @@ func (w *watcher) Write(p []byte) (int, error) {
 			w.judge()
 		}
 	}
+	w.events.pass(p)
 	return w.ResponseWriter.Write(p)
 }
 
@@ -62,7 +65,7 @@ func (w *watcher) ReadFrom(r io.Reader) (int64, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	if w.judging {
+	if w.judging || w.events != nil {
 		return io.Copy(struct{ io.Writer }{w}, r)
 	}
 	return w.ResponseWriterWrapper.ReadFrom(r)
