@@ -164,6 +164,28 @@ func (c *caddy) recover(ctx context.Context, member int) error {
 	return c.call(ctx, http.MethodPost, "/credential_pool/pools/"+poolName(0)+"/members/"+memberName(member)+"/recover", nil, nil)
 }
 
+// processor returns the processor time that Caddy has used so far; 0 where that
+// can't be known.
+func (c *caddy) processor() (time.Duration, error) {
+	used, err := cpuTime(c.cmd.Process.Pid)
+	if errors.Is(err, errNoProc) {
+		return 0, nil
+	}
+	return used, err
+}
+
+// allocated is what Caddy has allocated so far, by Go's own count. Unlike time,
+// that does not waver.
+type allocated struct{ Mallocs, TotalAlloc uint64 }
+
+func (c *caddy) allocated(ctx context.Context) (allocated, error) {
+	var vars struct {
+		Memstats allocated `json:"memstats"`
+	}
+	err := c.call(ctx, http.MethodGet, "/debug/vars", nil, &vars)
+	return vars.Memstats, err
+}
+
 // call makes a request of the admin API, with JSON in and out.
 func (c *caddy) call(ctx context.Context, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -86,8 +86,6 @@ type sample struct {
 	elapsed   time.Duration
 }
 
-func (s sample) perSecond() float64 { return float64(len(s.latencies)) / s.elapsed.Seconds() }
-
 // quantile returns the latency that the given part of all requests keeps to.
 func (s sample) quantile(part float64) time.Duration {
 	if len(s.latencies) == 0 {

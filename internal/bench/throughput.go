@@ -14,6 +14,8 @@ const (
 	p50               = "p50, ms"
 	p99               = "p99, ms"
 	processorTime     = "CPU s per 1,000 requests"
+	allocations       = "allocations per request"
+	allocatedKiB      = "KiB allocated per request"
 )
 
 // loadScenarios are loads of plain Caddy and of both forms of the directive.
@@ -51,44 +53,67 @@ func (b *bench) compare(ctx context.Context, t *table, name string, l load, setu
 			return err
 		}
 		l.address = c.address
-		got, used, err := b.measure(ctx, c, name, l)
+		u, err := b.measure(ctx, c, name, l)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		t.add(name, requestsPerSecond, s.name, got.perSecond())
-		t.add(name, p50, s.name, milliseconds(got.quantile(0.50)))
-		t.add(name, p99, s.name, milliseconds(got.quantile(0.99)))
-		if used > 0 {
-			t.add(name, processorTime, s.name, used.Seconds()*1000/float64(len(got.latencies)))
-		}
+		u.addTo(t, name, s.name)
 	}
 	return nil
 }
 
-// measure puts the load on one Caddy, and returns the processor time that Caddy
-// used; 0 where that can't be known.
-func (b *bench) measure(ctx context.Context, c *caddy, name string, l load) (sample, time.Duration, error) {
-	var before time.Duration
-	reached := b.upstream.served.Load()
-	profiled := func() error { return nil }
-	got, err := l.run(ctx, func() (err error) {
+// usage is what a load took of Caddy.
+type usage struct {
+	sample
+	processor time.Duration // 0 where that can't be known
+	allocated allocated
+}
+
+func (u usage) addTo(t *table, scenario, column string) {
+	requests := float64(len(u.latencies))
+	t.add(scenario, requestsPerSecond, column, requests/u.elapsed.Seconds())
+	t.add(scenario, p50, column, milliseconds(u.quantile(0.50)))
+	t.add(scenario, p99, column, milliseconds(u.quantile(0.99)))
+	if u.processor > 0 {
+		t.add(scenario, processorTime, column, u.processor.Seconds()*1000/requests)
+	}
+	t.add(scenario, allocations, column, float64(u.allocated.Mallocs)/requests)
+	t.add(scenario, allocatedKiB, column, float64(u.allocated.TotalAlloc)/1024/requests)
+}
+
+// measure puts the load on one Caddy.
+func (b *bench) measure(ctx context.Context, c *caddy, name string, l load) (u usage, err error) {
+	var (
+		processor time.Duration
+		heap      allocated
+		reached   int64
+		profiled  = func() error { return nil }
+	)
+	u.sample, err = l.run(ctx, func() (err error) {
+		if heap, err = c.allocated(ctx); err != nil {
+			return err
+		}
 		if b.profiles != "" {
 			profiled = c.profile(ctx, b.profiles, name, l.duration)
 		}
-		if before, err = cpuTime(c.cmd.Process.Pid); errors.Is(err, errNoProc) {
-			return nil
-		}
+		reached = b.upstream.served.Load()
+		processor, err = c.processor()
 		return err
 	})
 	if err = errors.Join(err, profiled()); err != nil {
-		return got, 0, err
+		return u, err
 	}
-	if reached = b.upstream.served.Load() - reached; got.failed > 0 || reached < int64(len(got.latencies)) {
-		return got, 0, fmt.Errorf("of %d requests %d failed, and %d reached the upstream", len(got.latencies), got.failed, reached)
+	if u.processor, err = c.processor(); err != nil {
+		return u, err
 	}
-	after, err := cpuTime(c.cmd.Process.Pid)
-	if errors.Is(err, errNoProc) {
-		return got, 0, nil
+	u.processor -= processor
+	if u.allocated, err = c.allocated(ctx); err != nil {
+		return u, err
 	}
-	return got, after - before, err
+	u.allocated.Mallocs -= heap.Mallocs
+	u.allocated.TotalAlloc -= heap.TotalAlloc
+	if reached = b.upstream.served.Load() - reached; u.failed > 0 || reached < int64(len(u.latencies)) {
+		return u, fmt.Errorf("of %d requests %d failed, and %d reached the upstream", len(u.latencies), u.failed, reached)
+	}
+	return u, nil
 }
