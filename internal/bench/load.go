@@ -22,7 +22,10 @@ func request(method, path string, body int) []byte {
 
 func requestHead(method, path string, body int) []byte {
 	b := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nUser-Agent: bench\r\nAccept: */*\r\n", method, path, clientToken)
-	if method == http.MethodPost {
+	switch {
+	case body == chunked:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	case method == http.MethodPost:
 		b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\n", body)
 	}
 	return append(b, "\r\n"...)

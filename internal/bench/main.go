@@ -13,7 +13,8 @@
 // All that is compared is run once in each round, in changing order, and a
 // ratio is the median of the rounds' own ratios: two processors that load,
 // Caddy and upstream share with others waver by more than what is looked for.
-// For the same reason processor time says more than time on the clock.
+// For the same reason processor time says more than time on the clock. It is
+// taken of all that is compared at once, so that they share what disturbs them.
 package main
 
 import (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +22,7 @@ const (
 const (
 	uploads     = 50
 	uploadBytes = 1 << 30
+	uploadPart  = 64 << 10
 	idleStreams = 10_000
 )
 
@@ -52,12 +54,27 @@ func measureMemory(ctx context.Context, b *bench, _ int) error {
 	return nil
 }
 
-// measureUploads has fifty large bodies go through at the same time.
+// measureUploads has fifty large bodies go through at the same time: first such
+// that say how large they are, then such that do not.
 func measureUploads(ctx context.Context, b *bench, round int) error {
-	name := fmt.Sprintf("%d uploads of 1 GiB", uploads)
-	return b.heavyLoad(ctx, name, round, func(ctx context.Context, c *caddy) error {
-		return together(uploads, uploads, func(int) error { return upload(ctx, c.address) })
-	})
+	for _, kind := range []struct {
+		name       string
+		head       []byte
+		part, last string
+	}{
+		{"", requestHead(http.MethodPost, pathSmall, uploadBytes), strings.Repeat("a", uploadPart), ""},
+		{", chunked", requestHead(http.MethodPost, pathSmall, chunked), chunk(strings.Repeat("a", uploadPart)), chunk("")},
+	} {
+		err := b.heavyLoad(ctx, fmt.Sprintf("%d uploads of 1 GiB%s", uploads, kind.name), round, func(ctx context.Context, c *caddy) error {
+			return together(uploads, uploads, func(int) error {
+				return upload(ctx, c.address, kind.head, []byte(kind.part), []byte(kind.last))
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // measureStreams has many event streams open that say nothing.
@@ -121,21 +138,24 @@ func together(n, atOnce int, f func(int) error) error {
 	return errors.Join(errs...)
 }
 
-func upload(ctx context.Context, address string) error {
+// upload sends a body in equal parts.
+func upload(ctx context.Context, address string, head, part, last []byte) error {
 	c, err := dial(address, time.Now().Add(heavyTime))
 	if err != nil {
 		return err
 	}
 	defer c.close()
 	defer context.AfterFunc(ctx, c.close)()
-	if _, err := c.conn.Write(requestHead(http.MethodPost, pathSmall, uploadBytes)); err != nil {
+	if _, err := c.conn.Write(head); err != nil {
 		return err
 	}
-	part := make([]byte, 64<<10)
-	for range uploadBytes / len(part) {
+	for range uploadBytes / uploadPart {
 		if _, err := c.conn.Write(part); err != nil {
 			return err
 		}
+	}
+	if _, err := c.conn.Write(last); err != nil {
+		return err
 	}
 	status, err := c.answer(nil)
 	if err == nil && status != http.StatusOK {

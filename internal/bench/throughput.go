@@ -45,27 +45,52 @@ func measureScale(ctx context.Context, b *bench, round int) error {
 	return b.compare(ctx, b.report.scale, "get-16", l, []*setup{itself, manyMembers, manyPools}, round)
 }
 
-// compare puts the load on each setup in turn.
+// compare puts the load on each setup in turn, and then, for the processor time,
+// on all of them at once: what else the machine does is the same for each then.
 func (b *bench) compare(ctx context.Context, t *table, name string, l load, setups []*setup, round int) error {
 	for _, s := range inTurn(setups, round) {
 		c, err := b.caddy(ctx, s)
 		if err != nil {
 			return err
 		}
-		l.address = c.address
 		u, err := b.measure(ctx, c, name, l)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		u.addTo(t, name, s.name)
 	}
-	return nil
+	used := make([]float64, len(setups))
+	err := together(len(setups), len(setups), func(i int) (err error) {
+		used[i], err = processorPerRequest(ctx, b.caddies[setups[i]], l)
+		return err
+	})
+	for i, s := range setups {
+		if used[i] > 0 {
+			t.add(name, processorTime, s.name, used[i])
+		}
+	}
+	return err
 }
 
-// usage is what a load took of Caddy.
+// processorPerRequest returns the seconds of processor time that Caddy takes
+// for 1,000 requests of a load; 0 where that can't be known.
+func processorPerRequest(ctx context.Context, c *caddy, l load) (float64, error) {
+	l.address = c.address
+	var before time.Duration
+	got, err := l.run(ctx, func() (err error) {
+		before, err = c.processor()
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	after, err := c.processor()
+	return (after - before).Seconds() * 1000 / float64(len(got.latencies)), err
+}
+
+// usage is what came of a load, and what it took of Caddy.
 type usage struct {
 	sample
-	processor time.Duration // 0 where that can't be known
 	allocated allocated
 }
 
@@ -74,44 +99,31 @@ func (u usage) addTo(t *table, scenario, column string) {
 	t.add(scenario, requestsPerSecond, column, requests/u.elapsed.Seconds())
 	t.add(scenario, p50, column, milliseconds(u.quantile(0.50)))
 	t.add(scenario, p99, column, milliseconds(u.quantile(0.99)))
-	if u.processor > 0 {
-		t.add(scenario, processorTime, column, u.processor.Seconds()*1000/requests)
-	}
 	t.add(scenario, allocations, column, float64(u.allocated.Mallocs)/requests)
 	t.add(scenario, allocatedKiB, column, float64(u.allocated.TotalAlloc)/1024/requests)
 }
 
 // measure puts the load on one Caddy.
 func (b *bench) measure(ctx context.Context, c *caddy, name string, l load) (u usage, err error) {
-	var (
-		processor time.Duration
-		heap      allocated
-		reached   int64
-		profiled  = func() error { return nil }
-	)
+	l.address = c.address
+	var before allocated
+	reached := b.upstream.served.Load()
+	profiled := func() error { return nil }
 	u.sample, err = l.run(ctx, func() (err error) {
-		if heap, err = c.allocated(ctx); err != nil {
-			return err
-		}
 		if b.profiles != "" {
 			profiled = c.profile(ctx, b.profiles, name, l.duration)
 		}
-		reached = b.upstream.served.Load()
-		processor, err = c.processor()
+		before, err = c.allocated(ctx)
 		return err
 	})
 	if err = errors.Join(err, profiled()); err != nil {
 		return u, err
 	}
-	if u.processor, err = c.processor(); err != nil {
-		return u, err
-	}
-	u.processor -= processor
 	if u.allocated, err = c.allocated(ctx); err != nil {
 		return u, err
 	}
-	u.allocated.Mallocs -= heap.Mallocs
-	u.allocated.TotalAlloc -= heap.TotalAlloc
+	u.allocated.Mallocs -= before.Mallocs
+	u.allocated.TotalAlloc -= before.TotalAlloc
 	if reached = b.upstream.served.Load() - reached; u.failed > 0 || reached < int64(len(u.latencies)) {
 		return u, fmt.Errorf("of %d requests %d failed, and %d reached the upstream", len(u.latencies), u.failed, reached)
 	}
