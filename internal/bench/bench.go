@@ -78,7 +78,15 @@ func run(ctx context.Context, o options) (*report, error) {
 	return b.report, nil
 }
 
+// round runs everything once. Each round has fresh processes: two of the same
+// setup differ by some percent for as long as they live, by where things lie in
+// memory and how that paces the garbage collector.
 func (b *bench) round(ctx context.Context, round int) error {
+	for _, c := range b.caddies {
+		if err := c.restart(ctx, b.binary); err != nil {
+			return errors.Join(ctx.Err(), err)
+		}
+	}
 	for _, s := range scenarios() {
 		chosen := len(b.only) == 0 || slices.Contains(b.only, s.name)
 		if !chosen || (s.heavy && (!b.heavy || round > 0)) {

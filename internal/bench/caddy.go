@@ -49,7 +49,7 @@ func startCaddy(ctx context.Context, binary, dir string, s *setup, upstream stri
 	if err != nil {
 		return nil, err
 	}
-	c := &caddy{setup: s, dir: dir, exited: make(chan struct{})}
+	c := &caddy{setup: s, dir: dir}
 	admin, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -66,18 +66,33 @@ func startCaddy(ctx context.Context, binary, dir string, s *setup, upstream stri
 	if err := os.WriteFile(c.path("Caddyfile"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	if err := c.launch(binary); err != nil {
-		return nil, fmt.Errorf("starting Caddy (%s): %w", s.name, err)
+	if err := c.start(ctx, binary); err != nil {
+		return nil, err
 	}
-	err = c.ready(ctx)
-	if err == nil {
-		err = c.putCredentials(ctx)
-	}
-	if err != nil {
+	if err := c.putCredentials(ctx); err != nil {
 		c.stop()
-		return nil, fmt.Errorf("starting Caddy (%s): %w\n%s", s.name, err, c.log())
+		return nil, fmt.Errorf("putting credentials (%s): %w", s.name, err)
 	}
 	return c, nil
+}
+
+// start runs Caddy and waits until it serves.
+func (c *caddy) start(ctx context.Context, binary string) error {
+	err := c.launch(binary)
+	if err != nil {
+		return fmt.Errorf("starting Caddy (%s): %w", c.setup.name, err)
+	}
+	if err := c.ready(ctx); err != nil {
+		c.stop()
+		return fmt.Errorf("starting Caddy (%s): %w\n%s", c.setup.name, err, c.log())
+	}
+	return nil
+}
+
+// restart replaces the process by a fresh one with the same storage.
+func (c *caddy) restart(ctx context.Context, binary string) error {
+	c.stop()
+	return c.start(ctx, binary)
 }
 
 func (c *caddy) path(name string) string { return filepath.Join(c.dir, name) }
@@ -94,10 +109,11 @@ func (c *caddy) launch(binary string) error {
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
-	go func() {
-		_ = c.cmd.Wait()
-		close(c.exited)
-	}()
+	c.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		_ = cmd.Wait()
+		close(exited)
+	}(c.cmd, c.exited)
 	return nil
 }
 
@@ -220,7 +236,7 @@ func (c *caddy) call(ctx context.Context, method, path string, in, out any) erro
 	return err
 }
 
-// stop ends Caddy.
+// stop ends Caddy, if it runs.
 func (c *caddy) stop() {
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	select {
