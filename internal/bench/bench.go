@@ -70,7 +70,9 @@ func run(ctx context.Context, o options) (*report, error) {
 	defer b.stop()
 	for round := range o.rounds {
 		log.Printf("round %d of %d", round+1, o.rounds)
-		if err := b.round(ctx, round); err != nil {
+		if err := b.round(ctx, round); ctx.Err() != nil {
+			return nil, errors.New("interrupted") // all else follows from that
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -84,7 +86,7 @@ func run(ctx context.Context, o options) (*report, error) {
 func (b *bench) round(ctx context.Context, round int) error {
 	for _, c := range b.caddies {
 		if err := c.restart(ctx, b.binary); err != nil {
-			return errors.Join(ctx.Err(), err)
+			return err
 		}
 	}
 	for _, s := range scenarios() {
@@ -93,7 +95,7 @@ func (b *bench) round(ctx context.Context, round int) error {
 			continue
 		}
 		if err := s.run(ctx, b, round); err != nil {
-			return errors.Join(ctx.Err(), fmt.Errorf("%s: %w", s.name, err))
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return nil

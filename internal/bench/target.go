@@ -64,9 +64,9 @@ func (r *report) judgeRatio(row *row, column, base string) {
 	case row.Figure == requestsPerSecond:
 		r.atLeast(what, got, leastThroughput)
 	case row.Figure == firstEvent:
-		// Noise is how far plain Caddy itself wavers.
-		q := quartilesOf(row.Rounds[base])
-		r.atMost(what, got, 1+max(leastNoticedLatency, (q.high-q.low)/q.median))
+		// Noise is how far rounds are from each other.
+		q := row.ratio(column, base)
+		r.atMost(what, got, 1+max(leastNoticedLatency, (q.high-q.low)/2))
 	case row.Figure == peak:
 		r.atMost(what, got, mostMemory)
 	}
