@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 
@@ -45,7 +46,13 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        cooldown     <kind> <base> [<cap>]
 //	        max_cooldown <duration>
 //	        park_for     <duration>
-//	        inject       header <name> <template>
+//	        inject       header|query <name> <template>
+//	        hosts        <hosts…>
+//	        fail <kind> {
+//	            status <codes…>
+//	            header <name> [<values…>]
+//	            body   <texts…>
+//	        }
 //	    }
 //	    notify        <notifier> …
 //	    notice_window <duration>
@@ -179,7 +186,7 @@ func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error 
 	case "inject":
 		args := d.RemainingArgs()
 		if len(args) != 3 {
-			return d.Err("inject wants: header <name> <template>; put a template with a space in quotes")
+			return d.Err("inject wants: header|query <name> <template>; put a template with a space in quotes")
 		}
 		in := Injection{In: args[0], Name: args[1], Template: args[2]}
 		if _, err := in.compile(); err != nil {
@@ -187,9 +194,57 @@ func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error 
 		}
 		cfg.Inject = append(cfg.Inject, in)
 		return nil
+	case "hosts":
+		args := d.RemainingArgs()
+		if len(args) == 0 {
+			return d.ArgErr()
+		}
+		cfg.Hosts = append(cfg.Hosts, args...)
+		return nil
+	case "fail":
+		return cfg.unmarshalFail(d)
 	default:
-		return unknownWord(d, word, "provider, member, cooldown, max_cooldown, park_for, inject")
+		return unknownWord(d, word, "provider, member, cooldown, max_cooldown, park_for, inject, hosts, fail")
 	}
+}
+
+func (cfg *PoolConfig) unmarshalFail(d *caddyfile.Dispenser) error {
+	var rule FailRule
+	if err := oneArg(d, &rule.Kind); err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		word := d.Val()
+		args := d.RemainingArgs()
+		if len(args) == 0 {
+			return d.ArgErr()
+		}
+		switch word {
+		case "status":
+			for _, arg := range args {
+				status, err := strconv.Atoi(arg)
+				if err != nil {
+					return d.Errf("fail: %q is not a status such as 402", printable(arg))
+				}
+				rule.Status = append(rule.Status, status)
+			}
+		case "header":
+			if rule.Header == nil {
+				rule.Header = make(map[string][]string)
+			}
+			name := http.CanonicalHeaderKey(args[0])
+			rule.Header[name] = append(append([]string{}, rule.Header[name]...), args[1:]...) // never null
+		case "body":
+			rule.Body = append(rule.Body, args...)
+		default:
+			return unknownWord(d, word, "status, header, body")
+		}
+	}
+	if _, err := rule.compile(); err != nil {
+		return d.WrapErr(err)
+	}
+	cfg.Fail = append(cfg.Fail, rule)
+	return nil
 }
 
 func (cfg *PoolConfig) unmarshalMember(d *caddyfile.Dispenser) error {
@@ -306,8 +361,8 @@ func (h *Handler) unmarshalProxy(d *caddyfile.Dispenser, helper httpcaddyfile.He
 const handlerWords = "client, allow_any_client, retries, replay_limit, on_exhausted"
 
 // takeWords reads the handler's own words and deletes them. It reports whether
-// there is the word `to`, for then reverse_proxy takes all others, and what to
-// say of the first of those if nobody takes it.
+// one of them gives upstreams, for then reverse_proxy takes all others, and what
+// to say of the first of those if nobody takes it.
 func (h *Handler) takeWords(d *caddyfile.Dispenser) (to bool, foreign, err error) {
 	for d.NextBlock(0) {
 		if d.Nesting() != 1 {
@@ -321,10 +376,7 @@ func (h *Handler) takeWords(d *caddyfile.Dispenser) (to bool, foreign, err error
 		if own {
 			continue
 		}
-		if word == "dynamic" {
-			return false, nil, d.Err("dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
-		}
-		to = to || word == "to"
+		to = to || word == "to" || word == "dynamic"
 		if foreign == nil {
 			foreign = d.Errf("unknown word %s; known: %s (and, if credential_pool is given an upstream, those of reverse_proxy)", printable(word), handlerWords)
 		}

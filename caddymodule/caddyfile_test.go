@@ -30,6 +30,14 @@ func TestCaddyfile_meansThisJSON(t *testing.T) {
 			park_for 2m
 			inject header X-Api-Key {credential}
 			inject header X-Account {credential.account_id}
+			inject query key {credential}
+			hosts api.example.com *.example.org 10.0.0.0/8
+			fail quota_exhausted {
+				status 400 402
+				header X-Out
+				header x-why quota spend
+				body "out of credits"
+			}
 		}
 		notice_window 10s
 		sync_interval 1s
@@ -60,7 +68,9 @@ http://:80 {
 		`"members":[{"name":"a"},{"name":"b","secret":"{env.B}"}]`,
 		`"cooldowns":{"auth_failed":{"base":60000000000},"rate_limited":{"base":10000000000,"cap":60000000000}}`,
 		`"max_cooldown":86400000000000,"park_for":120000000000`,
-		`"inject":[{"in":"header","name":"X-Api-Key","template":"{credential}"},{"in":"header","name":"X-Account","template":"{credential.account_id}"}]`,
+		`"inject":[{"in":"header","name":"X-Api-Key","template":"{credential}"},{"in":"header","name":"X-Account","template":"{credential.account_id}"},{"in":"query","name":"key","template":"{credential}"}]`,
+		`"hosts":["api.example.com","*.example.org","10.0.0.0/8"]`,
+		`"fail":[{"kind":"quota_exhausted","status":[400,402],"header":{"X-Out":[],"X-Why":["quota","spend"]},"body":["out of credits"]}]`,
 		`"notice_window":10000000000,"sync_interval":1000000000`,
 		`"clients":[{"name":"one","token":"{env.ONE}"},{"name":"two","token":"{env.TWO}"}],"handler":"credential_pool","on_exhausted":"reject","pool":"p","proxy":{`,
 		`"headers":{"request":{"set":{"X-Client":["one"]}}}`,
@@ -104,7 +114,18 @@ func TestCaddyfile_errors(t *testing.T) {
 		inPool("cooldown often 1s"):                                       `cooldown: unknown kind "often"; known: rate_limited, quota_exhausted, auth_failed`,
 		inPool("cooldown rate_limited"):                                   "cooldown wants",
 		inPool("cooldown rate_limited 1m 1s"):                             "the cap at least the base",
-		inPool("inject query key {credential}"):                           `unknown place "query"; known: header`,
+		inPool("inject cookie key {credential}"):                          `unknown place "cookie"; known: header, query`,
+		inPool("inject query a&b {credential}"):                           `"a&b" is not the name of a parameter`,
+		inPool("hosts"):                                                   "wrong argument count",
+		inPool("hosts https://example.com"):                               "it has no scheme and no port",
+		inPool("fail"):                                                    "wrong argument count",
+		inPool("fail sometimes {\nstatus 400\n}"):                         `fail: unknown kind "sometimes"; known: rate_limited, quota_exhausted, auth_failed, request_error, overloaded`,
+		inPool("fail rate_limited"):                                       "fail rate_limited: it needs a status, a header or a body",
+		inPool("fail rate_limited {\nstatus 4xx\n}"):                      `fail: "4xx" is not a status`,
+		inPool("fail rate_limited {\nstatus 99\n}"):                       "99 is not a status from 200 to 599",
+		inPool("fail rate_limited {\nheader a:b\n}"):                      `"a:b" is not a header name`,
+		inPool("fail rate_limited {\nbody \"\"\n}"):                       "body: it is empty",
+		inPool("fail rate_limited {\nstatuss 400\n}"):                     "unknown word statuss; known: status, header, body",
 		inPool("inject header X-Key key"):                                 "the template needs {credential}",
 		inPool("inject header X-Key {credential} x"):                      "inject wants",
 		inPool("inject header Connection {credential}"):                   "can't carry a credential",
@@ -122,7 +143,6 @@ func TestCaddyfile_errors(t *testing.T) {
 		site("credential_pool p {\nretries 1\nretries 2\n}"):              "retries is given twice",
 		site("credential_pool p {\nreplay_limit x\n}"):                    `replay_limit: "x" is not a size`,
 		site("credential_pool p {\non_exhausted cry\n}"):                  `on_exhausted: "cry" is neither`,
-		site("credential_pool p {\ndynamic a example.com\n}"):             "dynamic upstreams can't be used",
 	} {
 		_, err := adapt(text)
 		if err == nil || !strings.Contains(err.Error(), want) {

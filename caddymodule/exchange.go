@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"time"
@@ -189,11 +188,10 @@ func (x *exchange) record(req *http.Request) (io.ReadCloser, error) {
 // (1xx) are held back in hints until it is known that the attempt is given
 // back.
 func (x *exchange) attempt(req *http.Request, next http.RoundTripper, body io.ReadCloser) (*http.Response, *interim, error) {
-	hints := &interim{outer: httptrace.ContextClientTrace(req.Context())}
-	hints.trace.Got1xxResponse = hints.got
-	out := req.WithContext(&attemptContext{req.Context(), &hints.trace})
+	hints := newInterim(req.Context())
+	out := req.WithContext(hints)
 	out.Header = x.pool.outgoingHeader(req.Header, x.armed, x.handler.clients)
-	out.URL = outgoingURL(req.URL, x.handler.clients)
+	out.URL = x.pool.outgoingURL(req.URL, x.armed, x.handler.clients)
 	out.GetBody = nil // net/http would replay the request on its own
 	if body != nil {
 		out.Body = body

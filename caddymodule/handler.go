@@ -77,6 +77,7 @@ type Handler struct {
 
 	pool    *servedPool
 	clients map[string]client
+	fixed   []*reverseproxy.Upstream // those whose address the config says
 }
 
 // Client is somebody who may use a pool.
@@ -202,16 +203,19 @@ func (h *Handler) provisionClients() error {
 // replaceTransport makes the proxy use ours. That is done in its configuration:
 // once it is provisioned, its health checks use the transport that it has.
 func (h *Handler) replaceTransport() error {
-	if h.Proxy.DynamicUpstreamsRaw != nil {
-		return errors.New("proxy: dynamic upstreams can't be used: a credential goes only to upstreams that the config names")
-	}
-	if len(h.Proxy.Upstreams) == 0 {
+	dynamic := h.Proxy.DynamicUpstreamsRaw != nil
+	if len(h.Proxy.Upstreams) == 0 && !dynamic {
 		return errors.New("proxy: no upstream is given")
 	}
 	for _, u := range h.Proxy.Upstreams {
 		if strings.Contains(u.Dial, "{") {
-			return errors.New("proxy: an upstream's address holds a placeholder: a credential goes only to upstreams that the config names")
+			dynamic = true
+		} else {
+			h.fixed = append(h.fixed, u)
 		}
+	}
+	if dynamic && len(h.pool.hosts) == 0 {
+		return fmt.Errorf("proxy: an upstream is dynamic, or its address holds a placeholder: a credential goes only to hosts that the config names; name them with hosts in pool %s", h.Pool)
 	}
 	config := make(map[string]json.RawMessage)
 	if h.Proxy.TransportRaw != nil {
@@ -239,11 +243,15 @@ func (h *Handler) replaceTransport() error {
 // requestPlaceholder is one that the client has a say in.
 var requestPlaceholder = regexp.MustCompile(`\{http\.`)
 
-// isUpstream reports whether the request goes to one of the handler's upstreams.
-// One that doesn't is another proxy's, which has borrowed the request's context.
+// isUpstream reports whether the request goes to one of the handler's upstreams,
+// or to one of the pool's hosts. One that doesn't may be another proxy's, which
+// has borrowed the request's context.
 func (h *Handler) isUpstream(ctx context.Context) bool {
 	info, ok := reverseproxy.GetDialInfo(ctx)
-	return ok && slices.Contains(h.Proxy.Upstreams, info.Upstream)
+	if !ok || slices.Contains(h.fixed, info.Upstream) {
+		return ok
+	}
+	return slices.ContainsFunc(h.pool.hosts, func(p hostPattern) bool { return p.matches(info.Host) })
 }
 
 func (h *Handler) retries() int {
@@ -321,7 +329,7 @@ func (h *Handler) known(r *http.Request) bool {
 	if strings.EqualFold(bearer, "Bearer") && h.matches(strings.TrimSpace(token)) {
 		return true
 	}
-	return h.matches(h.pool.injections[0].presented(r.Header))
+	return slices.ContainsFunc(h.pool.doors, func(in injection) bool { return h.matches(in.presented(r)) })
 }
 
 // matches compares with every client's token in a time that does not tell
@@ -358,11 +366,11 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 	header := r.Header.Clone()
 	cutConnection(header)
 	out.Header = h.pool.outgoingHeader(header, a, h.clients)
-	for _, in := range h.pool.injections {
+	for _, v := range a.headers {
 		// What follows may change a value in its place, which is the pool's.
-		out.Header[in.name] = slices.Clone(out.Header[in.name])
+		out.Header[v.name] = slices.Clone(out.Header[v.name])
 	}
-	out.URL = outgoingURL(r.URL, h.clients)
+	out.URL = h.pool.outgoingURL(r.URL, a, h.clients)
 	h.pool.cleanTrailer(out, h.clients)
 	x.armed = a
 	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease}

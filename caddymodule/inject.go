@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -13,10 +14,10 @@ import (
 
 // Injection is one place in a request where the credential is put.
 type Injection struct {
-	// Where the value goes. Only `header` is known; it is the default.
+	// Where the value goes: `header` or `query`. Default: `header`.
 	In string `json:"in,omitempty"`
 
-	// The name of the header, such as `X-Api-Key`.
+	// The name of the header, such as `X-Api-Key`, or of the query parameter.
 	Name string `json:"name"`
 
 	// The value, with `{credential}` for the secret and `{credential.<field>}`
@@ -24,9 +25,16 @@ type Injection struct {
 	Template string `json:"template"`
 }
 
+// Places of an Injection.
+const (
+	inHeader = "header"
+	inQuery  = "query"
+)
+
 // injection is an Injection compiled at Provision.
 type injection struct {
-	name  string // canonical
+	in    string
+	name  string // canonical, if it is a header's
 	parts []part
 }
 
@@ -37,22 +45,31 @@ type part struct {
 	secret  bool
 }
 
+func (in injection) String() string { return "inject " + in.in + " " + in.name }
+
 func (in Injection) compile() (injection, error) {
-	if in.In != "" && in.In != "header" {
-		return injection{}, fmt.Errorf("inject: unknown place %q; known: header", in.In)
+	c := injection{in: orDefault(in.In, inHeader), name: in.Name}
+	switch c.in {
+	case inHeader:
+		if !httpguts.ValidHeaderFieldName(in.Name) {
+			return c, fmt.Errorf("inject header: %q is not a header name", in.Name)
+		}
+		c.name = http.CanonicalHeaderKey(in.Name)
+		if _, hop := hopByHop[c.name]; hop {
+			return c, fmt.Errorf("%s: that header is about the connection and can't carry a credential", c)
+		}
+	case inQuery:
+		if in.Name == "" || url.QueryEscape(in.Name) != in.Name {
+			return c, fmt.Errorf("inject query: %q is not the name of a parameter", in.Name)
+		}
+	default:
+		return c, fmt.Errorf("inject: unknown place %q; known: header, query", in.In)
 	}
-	if !httpguts.ValidHeaderFieldName(in.Name) {
-		return injection{}, fmt.Errorf("inject header: %q is not a header name", in.Name)
+	var err error
+	if c.parts, err = parseTemplate(in.Template); err != nil {
+		return c, fmt.Errorf("%s: %w", c, err)
 	}
-	name := http.CanonicalHeaderKey(in.Name)
-	if _, hop := hopByHop[name]; hop {
-		return injection{}, fmt.Errorf("inject header: %s is about the connection and can't carry a credential", name)
-	}
-	parts, err := parseTemplate(in.Template)
-	if err != nil {
-		return injection{}, fmt.Errorf("inject header %s: %w", name, err)
-	}
-	return injection{name, parts}, nil
+	return c, nil
 }
 
 // hopByHop are headers that a proxy or net/http writes itself (RFC 9110,
@@ -107,7 +124,7 @@ func (in injection) render(c vault.Credential) (string, error) {
 		case p.field != "":
 			v, ok := c.Fields[p.field]
 			if !ok {
-				return "", fmt.Errorf("the credential has no field %q, which inject header %s needs", p.field, in.name)
+				return "", fmt.Errorf("the credential has no field %q, which %s needs", p.field, in)
 			}
 			b.WriteString(v.Reveal())
 		default:
@@ -117,10 +134,13 @@ func (in injection) render(c vault.Credential) (string, error) {
 	return b.String(), nil
 }
 
-// presented returns the client's token from the header that the injection
-// writes; empty if there is none.
-func (in injection) presented(h http.Header) string {
-	values := h[in.name]
+// presented returns the client's token from where the injection writes; empty if
+// there is none.
+func (in injection) presented(r *http.Request) string {
+	values := r.Header[in.name]
+	if in.in == inQuery {
+		values = r.URL.Query()[in.name]
+	}
 	if len(values) != 1 {
 		return ""
 	}

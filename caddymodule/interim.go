@@ -8,29 +8,14 @@ import (
 	"sync"
 )
 
-// attemptContext hides the trace of the server's side: its hooks would be
-// given the header that holds the credential.
-type attemptContext struct {
-	context.Context
-	trace *httptrace.ClientTrace
-}
-
-// Value returns our trace in place of the other one, whose key is net/http's
-// own.
-func (c *attemptContext) Value(key any) any {
-	v := c.Context.Value(key)
-	if _, ok := v.(*httptrace.ClientTrace); ok {
-		return c.trace
-	}
-	return v
-}
-
 // maxInterim bounds how many interim answers of one attempt are held.
 const maxInterim = 16
 
-// interim holds the 1xx answers of one attempt back until the attempt is given
-// back to the client.
+// interim is the context of one attempt. It holds the attempt's 1xx answers back
+// until the attempt is given back to the client, and hides the trace of the
+// server's side: its hooks would be given the header that holds the credential.
 type interim struct {
+	context.Context
 	trace httptrace.ClientTrace
 	outer *httptrace.ClientTrace
 
@@ -41,6 +26,22 @@ type interim struct {
 type interimAnswer struct {
 	code   int
 	header textproto.MIMEHeader
+}
+
+func newInterim(ctx context.Context) *interim {
+	i := &interim{Context: ctx, outer: httptrace.ContextClientTrace(ctx)}
+	i.trace.Got1xxResponse = i.got
+	return i
+}
+
+// Value returns our trace in place of the other one, whose key is net/http's
+// own.
+func (i *interim) Value(key any) any {
+	v := i.Context.Value(key)
+	if _, ok := v.(*httptrace.ClientTrace); ok {
+		return &i.trace
+	}
+	return v
 }
 
 func (i *interim) got(code int, header textproto.MIMEHeader) error {

@@ -5,31 +5,66 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
 
-// credentialHeaders are those in which a credential travels by custom. A
-// client's own must not reach the upstream beside the member's.
-var credentialHeaders = []string{
-	"Authorization", "Proxy-Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "X-Auth-Token",
-	"X-Access-Token", "X-Auth-Key", "X-Amz-Security-Token", "Private-Token", "Ocp-Apim-Subscription-Key",
+// carriesCredential reports whether a credential travels in that header by
+// custom. A client's own must not reach the upstream beside the member's.
+func carriesCredential(name string) bool {
+	switch name {
+	case "Authorization", "Proxy-Authorization", "X-Api-Key", "Api-Key", "X-Goog-Api-Key", "X-Auth-Token",
+		"X-Access-Token", "X-Auth-Key", "X-Amz-Security-Token", "Private-Token", "Ocp-Apim-Subscription-Key":
+		return true
+	}
+	return false
+}
+
+// strips reports whether a header of the client's is not for the upstream.
+func (sp *servedPool) strips(name string) bool {
+	return carriesCredential(name) || slices.Contains(sp.strip, name)
 }
 
 // outgoingHeader returns the header of the request as the upstream gets it:
-// a copy without any of the client's credentials, with the member's.
+// without any of the client's credentials, with the member's. The values are
+// shared with in, and those of the member with all requests, so nobody may
+// change them in place.
 func (sp *servedPool) outgoingHeader(in http.Header, a *armed, phantoms map[string]client) http.Header {
-	h := in.Clone()
-	for _, name := range credentialHeaders {
-		delete(h, name)
+	h := make(http.Header, len(in)+len(a.headers))
+	for name, values := range in {
+		if !sp.strips(name) && !holdPhantom(values, phantoms) {
+			h[name] = slices.Clip(values)
+		}
 	}
-	removePhantoms(h, phantoms)
+	if _, ok := h["Cookie"]; ok && len(phantoms) > 0 {
+		removePhantomCookies(h, phantoms)
+	}
 	readableEncodings(h)
-	for i, inject := range sp.injections {
-		h[inject.name] = a.values[i : i+1 : i+1]
+	for i := range a.headers {
+		a.headers[i].set(h)
 	}
 	return h
+}
+
+// headerValue is a header that requests with a credential get.
+type headerValue struct {
+	name   string
+	values []string // one
+	add    bool     // to the client's comma-separated list
+}
+
+func (v *headerValue) set(h http.Header) {
+	if !v.add || len(h[v.name]) == 0 {
+		h[v.name] = v.values
+		return
+	}
+	list := strings.Join(h[v.name], ", ")
+	if !httpguts.HeaderValuesContainsToken(h[v.name], v.values[0]) {
+		list += ", " + v.values[0]
+	}
+	h[v.name] = []string{list}
 }
 
 // cleanTrailer keeps the client's credentials out of the request's trailers, too.
@@ -38,12 +73,11 @@ func (sp *servedPool) cleanTrailer(out *http.Request, phantoms map[string]client
 	if len(out.Trailer) == 0 {
 		return
 	}
-	b := &trailedBody{ReadCloser: out.Body, from: out.Trailer, to: out.Trailer.Clone(), phantoms: phantoms}
-	for _, name := range credentialHeaders {
-		delete(b.to, name)
-	}
-	for _, inject := range sp.injections {
-		delete(b.to, inject.name)
+	b := &trailedBody{ReadCloser: out.Body, from: out.Trailer, to: make(http.Header, len(out.Trailer)), phantoms: phantoms}
+	for name := range out.Trailer {
+		if !sp.strips(name) {
+			b.to[name] = nil
+		}
 	}
 	out.Body, out.Trailer = b, b.to
 }
@@ -59,32 +93,31 @@ func (b *trailedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		for name := range b.to {
-			b.to[name] = b.from[name]
+			if b.to[name] = b.from[name]; holdPhantom(b.to[name], b.phantoms) {
+				delete(b.to, name)
+			}
 		}
-		removePhantoms(b.to, b.phantoms)
 	}
 	return n, err
 }
 
-// removePhantoms removes every header value and cookie that is a phantom.
-func removePhantoms(h http.Header, phantoms map[string]client) {
+// holdPhantom reports whether one of the values of a header is a phantom.
+func holdPhantom(values []string, phantoms map[string]client) bool {
 	if len(phantoms) == 0 {
-		return
+		return false
 	}
-	for name, values := range h {
-		for _, v := range values {
-			if isPhantom(v, phantoms) {
-				delete(h, name)
-				break
-			}
+	for _, v := range values {
+		if isPhantom(v, phantoms) {
+			return true
 		}
 	}
-	if _, ok := h["Cookie"]; ok {
-		removePhantomCookies(h, phantoms)
-	}
+	return false
 }
 
 func isPhantom(value string, phantoms map[string]client) bool {
+	if len(value) < minSecret { // no phantom is as short
+		return false
+	}
 	if _, ok := phantoms[value]; ok {
 		return true
 	}
@@ -113,32 +146,42 @@ func removePhantomCookies(h http.Header, phantoms map[string]client) {
 	}
 }
 
-// outgoingURL returns u, or a copy of it without query values that are a
-// phantom.
-func outgoingURL(u *url.URL, phantoms map[string]client) *url.URL {
-	if u.RawQuery == "" || len(phantoms) == 0 {
-		return u
+// outgoingURL returns the URL as the upstream gets it: without query values that
+// are a phantom, and with the member's parameters in the place of the client's.
+func (sp *servedPool) outgoingURL(u *url.URL, a *armed, phantoms map[string]client) *url.URL {
+	query := sp.cleanQuery(u.RawQuery, phantoms)
+	if a.query != "" {
+		query = strings.TrimPrefix(query+"&"+a.query, "&")
 	}
-	var kept []string
-	removed := false
-	for pair := range strings.SplitSeq(u.RawQuery, "&") {
-		_, raw, _ := strings.Cut(pair, "=")
-		v, err := url.QueryUnescape(raw)
-		if err != nil {
-			v = raw
-		}
-		if isPhantom(v, phantoms) {
-			removed = true
-			continue
-		}
-		kept = append(kept, pair)
-	}
-	if !removed {
+	if query == u.RawQuery {
 		return u
 	}
 	c := *u
-	c.RawQuery = strings.Join(kept, "&")
+	c.RawQuery = query
 	return &c
+}
+
+// cleanQuery removes parameters that are the pool's own, and phantoms. What is
+// left is as it was.
+func (sp *servedPool) cleanQuery(query string, phantoms map[string]client) string {
+	if query == "" || len(phantoms)+len(sp.params) == 0 {
+		return query
+	}
+	var kept []string
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if !slices.Contains(sp.params, unescaped(name)) && !isPhantom(unescaped(value), phantoms) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+func unescaped(s string) string {
+	if plain, err := url.QueryUnescape(s); err == nil {
+		return plain
+	}
+	return s
 }
 
 // readableEncodings drops from Accept-Encoding what can't be decoded when an

@@ -3,15 +3,19 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
 	"github.com/credentialpool/caddy-credential-pool/pool/classify"
+	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
 // PoolConfig is a pool of accounts of one API.
@@ -40,6 +44,79 @@ type PoolConfig struct {
 	// provider's; for `generic`, the header `Authorization` with
 	// `Bearer {credential}`.
 	Inject []Injection `json:"inject,omitempty"`
+
+	// Hosts to which credentials may go besides the upstreams that a handler
+	// names: needed for dynamic upstreams, and for those with a placeholder. Each
+	// is a host name, `*.` and the end of one, an IP address, or a CIDR range;
+	// it is compared with what is dialled.
+	Hosts []string `json:"hosts,omitempty"`
+
+	// Further rules about what an answer means. They are asked before the
+	// provider's, in order.
+	Fail []FailRule `json:"fail,omitempty"`
+}
+
+// FailRule says that an answer means a failure. All of its conditions must hold,
+// of which at least one is required; of the values of one, any. It may be about
+// any status, but only a request that was refused with 4xx is tried again.
+type FailRule struct {
+	// What the answer then means: `rate_limited`, `quota_exhausted` and
+	// `auth_failed` bench the member, `request_error` and `overloaded` keep
+	// other rules from doing so.
+	Kind string `json:"kind"`
+
+	// The answer's status. Default: any from 400 on.
+	Status []int `json:"status,omitempty"`
+
+	// Headers of the answer, and their values. No value: the header must be
+	// there.
+	Header map[string][]string `json:"header,omitempty"`
+
+	// Texts in the body, of any case.
+	Body []string `json:"body,omitempty"`
+}
+
+func (f FailRule) compile() (classify.Rule, error) {
+	rule := classify.Rule{Meaning: pool.Meaning(f.Kind), Status: f.Status, Body: f.Body}
+	if !slices.Contains(failKinds, rule.Meaning) {
+		return rule, fmt.Errorf("fail: unknown kind %q; known: %s", printable(f.Kind), joined(failKinds))
+	}
+	if len(f.Status)+len(f.Header)+len(f.Body) == 0 {
+		return rule, fmt.Errorf("fail %s: it needs a status, a header or a body", f.Kind)
+	}
+	for _, status := range f.Status {
+		if status < 200 || status > 599 {
+			return rule, fmt.Errorf("fail %s: %d is not a status from 200 to 599", f.Kind, status)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.Header)) {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return rule, fmt.Errorf("fail %s: %q is not a header name", f.Kind, printable(name))
+		}
+		rule.Header = append(rule.Header, classify.HeaderIs{Name: name, Values: f.Header[name]})
+	}
+	if slices.Contains(f.Body, "") {
+		return rule, fmt.Errorf("fail %s: body: it is empty", f.Kind)
+	}
+	return rule, nil
+}
+
+// failKinds are the kinds of a FailRule.
+var failKinds = append(slices.Clone(pool.BenchingMeanings), pool.RequestError, pool.Overloaded)
+
+// withRules returns the provider with the user's rules.
+func (cfg *PoolConfig) withRules(p *classify.Provider) (*classify.Provider, error) {
+	if len(cfg.Fail) == 0 {
+		return p, nil
+	}
+	rules := make([]classify.Rule, len(cfg.Fail))
+	for i, f := range cfg.Fail {
+		var err error
+		if rules[i], err = f.compile(); err != nil {
+			return nil, err
+		}
+	}
+	return p.With(rules...), nil
 }
 
 // Member is one account's seat in a pool.
@@ -72,10 +149,9 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 		return nil, err
 	}
 	sp := &servedPool{
-		provider: provider,
-		inline:   make(map[string]struct{}),
-		armed:    make([]atomic.Pointer[armed], len(cfg.Members)),
-		seen:     make([]look, len(cfg.Members)),
+		inline: make(map[string]struct{}),
+		armed:  make([]atomic.Pointer[armed], len(cfg.Members)),
+		seen:   make([]look, len(cfg.Members)),
 	}
 	for _, m := range cfg.Members {
 		if err := checkName("member", m.Name); err != nil {
@@ -86,23 +162,50 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 		}
 		sp.names = append(sp.names, m.Name)
 	}
-	places := cfg.Inject
-	if len(places) == 0 {
-		for _, in := range provider.Injections(classify.KindStatic) {
-			places = append(places, Injection{Name: in.Name, Template: in.Template})
-		}
+	if sp.hosts, err = parseHosts(cfg.Hosts); err != nil {
+		return nil, err
 	}
-	for _, place := range places {
-		in, err := place.compile()
-		if err != nil {
-			return nil, err
-		}
-		if slices.ContainsFunc(sp.injections, func(other injection) bool { return other.name == in.name }) {
-			return nil, fmt.Errorf("inject header %s is given twice", in.name)
-		}
-		sp.injections = append(sp.injections, in)
+	if sp.provider, err = cfg.withRules(provider); err != nil {
+		return nil, err
+	}
+	if err := sp.compilePlaces(cfg.Inject); err != nil {
+		return nil, err
 	}
 	return sp, nil
+}
+
+// credentialKinds are the kinds that a credential can have.
+var credentialKinds = []string{vault.KindStatic}
+
+// compilePlaces sets where credentials go: the places given, or the provider's.
+func (sp *servedPool) compilePlaces(given []Injection) error {
+	sp.places = make(map[string][]injection)
+	sp.strip = slices.Clone(sp.provider.Strip)
+	for _, kind := range credentialKinds {
+		places := given
+		if len(given) == 0 {
+			for _, in := range sp.provider.Injections(kind) {
+				places = append(places, Injection{Name: in.Name, Template: in.Template})
+			}
+		}
+		for _, place := range places {
+			in, err := place.compile()
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(sp.places[kind], func(other injection) bool { return other.in == in.in && other.name == in.name }) {
+				return fmt.Errorf("%s is given twice", in)
+			}
+			sp.places[kind] = append(sp.places[kind], in)
+			if in.in == inQuery {
+				sp.params = append(sp.params, in.name)
+			} else {
+				sp.strip = append(sp.strip, in.name)
+			}
+		}
+		sp.doors = append(sp.doors, sp.places[kind][0])
+	}
+	return nil
 }
 
 func (cfg *PoolConfig) provider() (*classify.Provider, error) {
@@ -146,10 +249,12 @@ func (cfg *PoolConfig) poolConfig() (pool.Config, error) {
 	return c, nil
 }
 
-func benchingKinds() string {
-	kinds := make([]string, len(pool.BenchingMeanings))
-	for i, m := range pool.BenchingMeanings {
-		kinds[i] = string(m)
+func benchingKinds() string { return joined(pool.BenchingMeanings) }
+
+func joined[T ~string](list []T) string {
+	texts := make([]string, len(list))
+	for i, one := range list {
+		texts[i] = string(one)
 	}
-	return strings.Join(kinds, ", ")
+	return strings.Join(texts, ", ")
 }

@@ -64,15 +64,19 @@ type recorder struct {
 	err     error     // how body ended, at offset
 	current *cursor   // the attempt in progress, unless it closed its body
 
+	firstCursor cursor // of the first attempt, which is the only one in most cases
+
 	recording bool
-	chunks    [][]byte // the recorded bytes up to offset; all but the last are full
-	base      int64    // the offset of the first recorded byte; 0 while recording
+	chunks    [][]byte  // the recorded bytes up to offset; all but the last are full
+	first     [4][]byte // where chunks starts, so that a usual body allocates no list
+	base      int64     // the offset of the first recorded byte; 0 while recording
 }
 
 // newRecorder records up to limit bytes of body.
 func newRecorder(body io.Reader, limit int64, b *budget) *recorder {
 	r := &recorder{body: body, limit: limit, budget: b, recording: true}
 	r.landed.L = &r.mu
+	r.chunks = r.first[:0]
 	return r
 }
 
@@ -95,7 +99,12 @@ func (r *recorder) attempt() (io.ReadCloser, error) {
 	if !r.complete() {
 		return nil, errNotReplayable
 	}
-	r.current = &cursor{recorder: r}
+	c := &r.firstCursor
+	if c.recorder != nil {
+		c = new(cursor)
+	}
+	c.recorder = r
+	r.current = c
 	r.landed.Broadcast()
 	return r.current, nil
 }
@@ -289,10 +298,9 @@ func newChunk(size int) []byte {
 	return largeChunks.Get().(*[largeChunk]byte)[:0]
 }
 
-// freeChunk clears what was used of the chunk, since it may be another client's
-// next, and puts it back.
+// freeChunk puts the chunk back. It is not cleared: nobody reads further than
+// what was recorded, and that would cost as much as recording does.
 func freeChunk(chunk []byte) {
-	clear(chunk)
 	if cap(chunk) == smallChunk {
 		smallChunks.Put((*[smallChunk]byte)(chunk[:smallChunk]))
 	} else {

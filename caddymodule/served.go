@@ -20,8 +20,18 @@ import (
 // what is put into the request for each member.
 type servedPool struct {
 	*pool.Pool
-	provider   *classify.Provider
-	injections []injection
+	provider *classify.Provider
+
+	// places are where a credential goes, by its kind, and doors where a client's
+	// token is read beside Authorization: where the first place is.
+	places map[string][]injection
+	doors  []injection
+
+	// strip are headers, and params query parameters, that clients don't set.
+	strip, params []string
+
+	// hosts are those to which credentials may go that no upstream names.
+	hosts []hostPattern
 
 	shared    *sharedState
 	inherited bool // from the config before, and not saved since
@@ -66,7 +76,8 @@ func (sp *servedPool) kind(position int) string {
 type armed struct {
 	identity string
 	kind     string
-	values   []string // by injection
+	headers  []headerValue
+	query    string // parameters, escaped
 
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
@@ -80,9 +91,11 @@ const minSecret = 8
 // checkAuthorizationOnly refuses injections that can't be kept from the log
 // when it is another handler that sends the request.
 func (sp *servedPool) checkAuthorizationOnly() error {
-	for _, in := range sp.injections {
-		if in.name != "Authorization" {
-			return fmt.Errorf("pool %s injects the header %s, which the next handler may log; give credential_pool the upstream itself: credential_pool %s <upstream>", sp.Name(), in.name, sp.Name())
+	for _, kind := range credentialKinds {
+		for _, in := range sp.places[kind] {
+			if in.in != inHeader || in.name != "Authorization" {
+				return fmt.Errorf("pool %s injects the %s %s, which the next handler may log; give credential_pool the upstream itself: credential_pool %s <upstream>", sp.Name(), in.in, in.name, sp.Name())
+			}
 		}
 	}
 	return nil
@@ -91,14 +104,21 @@ func (sp *servedPool) checkAuthorizationOnly() error {
 // arm makes the credential the member's. If it lacks a field that is injected,
 // the member is without one.
 func (sp *servedPool) arm(position int, c vault.Credential) error {
-	a := &armed{identity: c.ID, kind: c.Kind, values: make([]string, len(sp.injections))}
-	for i, in := range sp.injections {
+	a := &armed{identity: c.ID, kind: c.Kind}
+	for _, in := range sp.places[c.Kind] {
 		v, err := in.render(c)
 		if err != nil {
 			sp.disarm(position, err.Error())
 			return err
 		}
-		a.values[i] = v
+		if in.in == inQuery {
+			a.query = strings.TrimPrefix(a.query+"&"+in.name+"="+url.QueryEscape(v), "&")
+		} else {
+			a.headers = append(a.headers, headerValue{name: in.name, values: []string{v}})
+		}
+	}
+	for _, h := range sp.provider.ExtraHeaders(c.Kind) {
+		a.headers = append(a.headers, headerValue{name: h.Name, values: []string{h.Value}, add: h.Append})
 	}
 	a.addSecret(c.Secret)
 	for _, f := range c.Fields {

@@ -135,6 +135,7 @@ func TestStream_thatFailsLaterBenchesForTheNextRequest(t *testing.T) {
 }
 
 func TestStream_isGivenBackWithItsFirstEventOrAfterTwoSeconds(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		first       string
 		least, most time.Duration
