@@ -14,7 +14,7 @@ import (
 type api struct {
 	start    func(*caddy)                          // with the pool as the client needs it
 	path     string                                // of the calls that are refused
-	refusals map[string]http.HandlerFunc           // by status, in the provider's words
+	refusals map[string]http.HandlerFunc           // by the notice's reason and what it is about, in the provider's words
 	serve    func(account string) http.HandlerFunc // what the others answer
 	check    func(t *testing.T, c *caddy, h hit)   // of the request that is answered
 }
@@ -23,8 +23,8 @@ type api struct {
 // refuses its call. The client must be told what the second one says, and by
 // the pool's retry alone, not by one of its own. Ask returns what it was told.
 func (a api) failsOver(t *testing.T, ask func(*testing.T, *caddy) string) {
-	for code, refuse := range a.refusals {
-		t.Run(code, func(t *testing.T) {
+	for name, refuse := range a.refusals {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCaddy(t, "work", "home")
 			c.upstream.answer("home", a.serve("home"))
@@ -37,7 +37,8 @@ func (a api) failsOver(t *testing.T, ask func(*testing.T, *caddy) string) {
 			})
 			a.start(c)
 			equal(t, "the client is told", ask(t, c), "served by home")
-			answered := c.failedOver(t, http.MethodPost+" "+a.path, code)
+			reason, _, _ := strings.Cut(name, " ")
+			answered := c.failedOver(t, http.MethodPost+" "+a.path, reason)
 			if a.check != nil {
 				a.check(t, c, answered)
 			}
@@ -46,9 +47,9 @@ func (a api) failsOver(t *testing.T, ask func(*testing.T, *caddy) string) {
 }
 
 // failedOver fails the test unless there was exactly one such call, which the
-// first account refused with that status and the second one served. It returns
+// first account refused for that reason and the second one served. It returns
 // the call as the second one got it.
-func (c *caddy) failedOver(t *testing.T, call, code string) (answered hit) {
+func (c *caddy) failedOver(t *testing.T, call, reason string) (answered hit) {
 	t.Helper()
 	attempts := []string{}
 	for _, h := range c.upstream.seen() {
@@ -59,9 +60,21 @@ func (c *caddy) failedOver(t *testing.T, call, code string) (answered hit) {
 	}
 	equal(t, "attempts", attempts, "[work home]")
 	equal(t, "the pool's retries", c.metric(`retries_total{pool="api"}`), 1)
-	equal(t, "notices", c.notices(), "[failover work>home "+code+"]")
+	equal(t, "notices", c.notices(), "[failover work>home "+reason+"]")
 	c.is("work", "cooling")
 	return answered
+}
+
+// by returns the API with a pool that knows its provider, and with other ways to
+// refuse.
+func (a api) by(provider string, refusals map[string]http.HandlerFunc) api {
+	start := a.start
+	a.refusals = refusals
+	a.start = func(c *caddy) {
+		c.provider = provider
+		start(c)
+	}
+	return a
 }
 
 // key starts a Caddy whose pool sends the credential as an API key.

@@ -35,6 +35,7 @@ type caddy struct {
 	accounts []string          // in the order of the pool
 	secrets  map[string]string // of the accounts
 	phantom  string            // the client's token
+	provider string            // of the pool, in place of what a config says of it
 	env      []string
 	dir      string
 	storage  string
@@ -140,6 +141,9 @@ func (c *caddy) caddyfile(cfg config) string {
 	}
 	if !cfg.quiet {
 		cfg.global += "\n\tdebug"
+	}
+	if c.provider != "" {
+		cfg.pool = "provider " + c.provider
 	}
 	if cfg.handler == "" {
 		cfg.handler = fmt.Sprintf("credential_pool api %s {\n\t\tclient agent {env.PHANTOM}\n%s\n\t}", c.upstream.URL, cfg.door)
