@@ -94,7 +94,7 @@ func TestCaddyfile_errors(t *testing.T) {
 		app("vault {\nidentity sk-literal x\n}"): "identity wants one argument",
 		inPool("member b Bearer sk-literal"):     "member wants",
 		inPool("member sk-Literal"):              "this is no member name",
-		inPool("provider nobody"):                `provider: "nobody" is not known; known: generic`,
+		inPool("provider nobody"):                `provider: "nobody" is not known; known: anthropic, azure_openai, bedrock, codex, gemini, generic, `,
 		inPool("max_cooldown 10ms"):              "max_cooldown: it must be at least 1s",
 		inPool("inject header A {credential}\ninject header a {credential}"): "inject header A is given twice",
 		inPool("membr b"):                                                 "unknown word membr; known: provider, member",

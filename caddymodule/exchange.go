@@ -100,7 +100,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 		res, v := x.judge(res)
 		lease.Report(time.Now(), v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
-		if v.Meaning.Benches() && res.StatusCode < 500 {
+		if v.Meaning.Benches() && !v.Served && res.StatusCode < 500 {
 			if l, again, ok := x.again(lease); ok {
 				discard(res)
 				lease, body = l, again

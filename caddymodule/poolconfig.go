@@ -88,7 +88,7 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 	}
 	places := cfg.Inject
 	if len(places) == 0 {
-		for _, in := range provider.Inject {
+		for _, in := range provider.Injections(classify.KindStatic) {
 			places = append(places, Injection{Name: in.Name, Template: in.Template})
 		}
 	}

@@ -50,8 +50,25 @@ type Verdict struct {
 
 	Scope Scope
 
-	// Reason is the evidence in one word: the status ("429") or an OAuth 2
-	// error code ("invalid_grant"). It is shown to the operator, so it must
-	// not be text that the upstream is free to choose.
+	// Key names what is out if Scope is [ScopeModel], else it is empty:
+	//
+	//	"model:opus"       every model whose name contains "opus"
+	//	"model"            the model that the request asked for, which the
+	//	                   answer does not name
+	//	"resource:search"  the part of the API that the provider calls so
+	//
+	// It is in lower case and has at most 80 bytes of a-z, 0-9, '.', '_', '-'
+	// and one colon.
+	Key string
+
+	// Served is true if the answer is good all the same: it tells that the
+	// quota is now used up, or that the next request will be refused, but this
+	// request was served. It is to be given back, not tried again.
+	Served bool
+
+	// Reason is the evidence in one word: the status ("429"), or an error code
+	// of the provider's table where the status does not tell ("invalid_grant",
+	// "invalid_auth"). It is shown to the operator, so it must not be text that
+	// the upstream is free to choose.
 	Reason string
 }

@@ -1,9 +1,9 @@
 package classify_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -183,51 +183,105 @@ func TestLookup(t *testing.T) {
 func TestProviders_tablesAreSound(t *testing.T) {
 	for _, name := range classify.Names() {
 		p := lookup(t, name)
-		if len(p.Inject) == 0 {
-			t.Errorf("%s: nothing carries the credential", name)
+		for _, kind := range []string{classify.KindStatic, classify.KindOAuth} {
+			if len(p.Injections(kind)) == 0 {
+				t.Errorf("%s: nothing carries a credential of kind %s", name, kind)
+			}
 		}
 		for _, in := range p.Inject {
 			if in.Name != http.CanonicalHeaderKey(in.Name) || !strings.Contains(in.Template, "{credential") || in.Source == "" {
 				t.Errorf("%s: injection %+v", name, in)
 			}
 		}
-		for i, rule := range p.Rules {
-			if len(rule.Status) == 0 || rule.Source == "" || rule.Meaning == "" {
-				t.Errorf("%s: rule %d lacks status, meaning or source", name, i)
+		for _, h := range p.Headers {
+			if h.Name != http.CanonicalHeaderKey(h.Name) || h.Value == "" || h.Source == "" {
+				t.Errorf("%s: header %+v", name, h)
 			}
-			for _, text := range rule.Body {
-				if text == "" || text != strings.ToLower(text) {
-					t.Errorf("%s: rule %d can never match %q", name, i, text)
-				}
+		}
+		for _, strip := range p.Strip {
+			if strip != http.CanonicalHeaderKey(strip) {
+				t.Errorf("%s: strips %q", name, strip)
+			}
+		}
+		checkRules(t, name, p.Rules)
+		checkRules(t, name, p.Success)
+		for _, r := range p.Success {
+			if len(r.Status)+len(r.Codes)+len(r.Words)+len(r.Body) > 0 || len(r.Header) == 0 || !r.Meaning.Benches() {
+				t.Errorf("%s: rule %s is asked about headers only", name, r.Name)
 			}
 		}
 		for _, wait := range p.Waits {
-			if wait.Name == "" || wait.Find == nil || wait.Source == "" {
+			if wait.Name == "" || wait.Source == "" {
 				t.Errorf("%s: wait %q lacks something", name, wait.Name)
 			}
 		}
 	}
 }
 
-// legal reports what is wrong with a verdict, whatever the answer was.
-func legal(a classify.Answer, v pool.Verdict) error {
-	if v.Reason != fmt.Sprint(a.Status) {
+func checkRules(t *testing.T, provider string, rules []classify.Rule) {
+	names := make(map[string]bool)
+	for _, r := range rules {
+		id := fmt.Sprintf("%s: rule %s", provider, r.Name)
+		if r.Name == "" || r.Source == "" || r.Meaning == "" {
+			t.Errorf("%s lacks name, meaning or source", id)
+		}
+		if names[r.Name] {
+			t.Errorf("%s is there twice", id)
+		}
+		names[r.Name] = true
+		if slices.ContainsFunc(r.Status, func(s int) bool { return s < 400 || s > 499 }) {
+			t.Errorf("%s is about statuses %d, about which it is never asked", id, r.Status)
+		}
+		for _, h := range r.Header {
+			if h.Name != http.CanonicalHeaderKey(h.Name) {
+				t.Errorf("%s can never match the header %q", id, h.Name)
+			}
+		}
+		for _, text := range slices.Concat(r.Words, r.Body) {
+			if text == "" || text != strings.ToLower(text) {
+				t.Errorf("%s can never match %q", id, text)
+			}
+		}
+		if r.Wait != 0 && r.Wait < time.Second {
+			t.Errorf("%s waits %v", id, r.Wait)
+		}
+	}
+}
+
+var reasonWord = regexp.MustCompile(`^-?[0-9]+$|^[a-zA-Z0-9_.:-]{1,64}$`)
+
+var keyForm = regexp.MustCompile(`^(model|model:[a-z0-9._-]{1,64}|resource:[a-z0-9._-]{1,64})$`)
+
+// legal reports what is wrong with a finding, whatever the answer was.
+func legal(a classify.Answer, f classify.Finding) error {
+	switch v := f.Verdict; {
+	case f.Rule == "" || f.Source == "":
+		return fmt.Errorf("no rule or source: %+v", f)
+	case a.Status >= 400 && a.Endpoint == classify.EndpointAPI && v.Reason != fmt.Sprint(a.Status):
 		return fmt.Errorf("reason %q for status %d", v.Reason, a.Status)
-	}
-	if !v.Meaning.Benches() {
-		if v.Wait != 0 {
-			return fmt.Errorf("%s waits %v", v.Meaning, v.Wait)
-		}
-		if !slices.Contains([]pool.Meaning{pool.OK, pool.Overloaded, pool.RequestError}, v.Meaning) {
-			return fmt.Errorf("meaning %q", v.Meaning)
-		}
-		return nil
-	}
-	if v.Scope != pool.ScopeMember {
-		return fmt.Errorf("%s has scope %q", v.Meaning, v.Scope)
-	}
-	if v.Wait != 0 && (v.Wait < time.Second || v.Wait > 1<<31*time.Second) {
+	case !reasonWord.MatchString(v.Reason):
+		return fmt.Errorf("reason %q", v.Reason)
+	case (f.Wait == 0) != (f.WaitFrom == ""):
+		return fmt.Errorf("wait %v from %q", f.Wait, f.WaitFrom)
+	case v.Served && (!v.Meaning.Benches() || a.Status >= 400):
+		return fmt.Errorf("%s was served, with status %d", v.Meaning, a.Status)
+	case v.Scope != pool.ScopeModel && v.Key != "", v.Scope == pool.ScopeModel && !keyForm.MatchString(v.Key):
+		return fmt.Errorf("key %q of scope %s", v.Key, v.Scope)
+	case !v.Meaning.Benches() && v.Wait != 0:
+		return fmt.Errorf("%s waits %v", v.Meaning, v.Wait)
+	case v.Wait != 0 && (v.Wait < time.Second || v.Wait > 1<<31*time.Second):
 		return fmt.Errorf("wait %v", v.Wait)
+	}
+	scopes := map[pool.Meaning][]pool.Scope{
+		pool.OK:             {pool.ScopeMember},
+		pool.RequestError:   {pool.ScopeRequest},
+		pool.Overloaded:     {pool.ScopeProvider},
+		pool.RateLimited:    {pool.ScopeMember, pool.ScopeModel},
+		pool.QuotaExhausted: {pool.ScopeMember, pool.ScopeModel},
+		pool.AuthFailed:     {pool.ScopeMember},
+	}
+	if !slices.Contains(scopes[f.Meaning], f.Scope) {
+		return fmt.Errorf("%s of scope %s", f.Meaning, f.Scope)
 	}
 	return nil
 }
@@ -244,76 +298,15 @@ func FuzzRetryAfter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second, date string) {
 		wait := func(values ...string) time.Duration {
 			a := classify.Answer{Status: 429, Now: now, Header: http.Header{"Retry-After": values, "Date": {date}}}
-			v := lookup(t, "generic").Classify(a)
-			if err := legal(a, v); err != nil {
+			f := lookup(t, "generic").Explain(a)
+			if err := legal(a, f); err != nil {
 				t.Fatal(err)
 			}
-			return v.Wait
+			return f.Wait
 		}
 		both, one, other := wait(first, second), wait(first), wait(second)
 		if both != max(one, other) || both != wait(second, first) {
 			t.Errorf("%q waits %v, %q waits %v, both wait %v", first, one, second, other, both)
 		}
 	})
-}
-
-func FuzzClassify(f *testing.F) {
-	f.Add(200, "Retry-After", "1", []byte("{}"))
-	f.Add(403, "Retry-After", "1", []byte(`{"code":"Insufficient_Quota"}`))
-	f.Add(429, "Date", "x", []byte(nil))
-	f.Add(-1, "", "", []byte("\xff\x00"))
-	f.Fuzz(func(t *testing.T, status int, name, value string, body []byte) {
-		for _, provider := range classify.Names() {
-			p := lookup(t, provider)
-			a := classify.Answer{Status: status, Header: http.Header{name: {value}}, Body: body, Now: now}
-			kept := string(body)
-			v := p.Classify(a)
-			if err := legal(a, v); err != nil {
-				t.Errorf("%s: %v", provider, err)
-			}
-			if string(body) != kept {
-				t.Errorf("%s: the body was changed", provider)
-			}
-			if !p.NeedsBody(status, a.Header) {
-				a.Body = nil
-				if bare := p.Classify(a); bare != v {
-					t.Errorf("%s: %+v with the body, %+v without, but it is not needed", provider, v, bare)
-				}
-			}
-		}
-	})
-}
-
-func BenchmarkClassify_ok(b *testing.B) {
-	p := lookup(b, "generic")
-	body, _ := json.Marshal(map[string]string{"id": "1"})
-	a := classify.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Now: now}
-	b.ReportAllocs()
-	for b.Loop() {
-		if p.NeedsBody(a.Status, a.Header) || p.Classify(a).Meaning != pool.OK {
-			b.Fatal("not ok")
-		}
-	}
-}
-
-func BenchmarkClassify_hostileBody(b *testing.B) {
-	p := lookup(b, "generic")
-	a := classify.Answer{Status: 403, Body: []byte(strings.Repeat("QUOTA_EXCEEDE", 1<<20/13)), Now: now}
-	for b.Loop() {
-		if p.Classify(a).Meaning != pool.RequestError {
-			b.Fatal("benched")
-		}
-	}
-}
-
-func TestClassify_ofAGoodAnswerAllocatesNothing(t *testing.T) {
-	p := lookup(t, "generic")
-	a := classify.Answer{Status: 200, Header: http.Header{}, Now: now}
-	if n := testing.AllocsPerRun(100, func() {
-		if p.NeedsBody(a.Status, a.Header) || p.Classify(a).Meaning != pool.OK {
-			t.Error("not ok")
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
 }

@@ -9,35 +9,23 @@ import (
 // generic is for an API that follows the RFCs, and for the two families of
 // error codes that many APIs took over from others.
 var generic = Provider{
-	Name: "generic",
-	Inject: []Injection{
-		{
-			Name:     "Authorization",
-			Template: "Bearer {credential}",
-			Source:   "RFC 6750 section 2.1",
-		},
-	},
+	Name:   "generic",
+	Inject: []Injection{bearer("", "RFC 6750 section 2.1")},
 	Rules: []Rule{
+		tooManyRequests,
+		// RFC 9110 section 15.5.2: valid credentials are lacking. A 403
+		// (15.5.4) says that they were understood, so by itself it is about the
+		// request.
+		unauthorized,
 		{
-			Status:  []int{http.StatusTooManyRequests},
-			Meaning: pool.RateLimited,
-			Source:  "RFC 6585 section 4",
-		},
-		{
-			// RFC 9110 section 15.5.2: valid credentials are lacking. A 403
-			// (15.5.4) says that they were understood, so by itself it is
-			// about the request.
-			Status:  []int{http.StatusUnauthorized},
-			Meaning: pool.AuthFailed,
-			Source:  "RFC 9110 section 15.5.2",
-		},
-		{
+			Name:    "forbidden-rate-limit",
 			Status:  []int{http.StatusForbidden},
 			Body:    []string{"rate_limit_exceeded"},
 			Meaning: pool.RateLimited,
 			Source:  "convention: OpenAI's error code, taken over by compatible APIs",
 		},
 		{
+			Name:    "forbidden-quota",
 			Status:  []int{http.StatusForbidden},
 			Body:    []string{"insufficient_quota", "quota_exceeded", "quota exhausted"},
 			Meaning: pool.QuotaExhausted,
@@ -45,10 +33,10 @@ var generic = Provider{
 		},
 	},
 	Waits: []Wait{
-		{
-			Name:   "Retry-After",
-			Find:   retryAfter,
-			Source: "RFC 9110 section 10.2.3, RFC 6585 section 4",
-		},
+		retryAfterWait,
+		retryAfterMSWait,
+		rateLimitFieldWait,
+		window("Ratelimit-Reset", "Ratelimit-Remaining", "draft-ietf-httpapi-ratelimit-headers-03"),
+		window("X-Ratelimit-Reset", "X-Ratelimit-Remaining", "convention, of GitHub's API and others"),
 	},
 }

@@ -1,10 +1,8 @@
 package classify
 
 import (
+	"net/http"
 	"slices"
-	"time"
-
-	"github.com/credentialpool/caddy-credential-pool/pool"
 )
 
 // Provider is what is known about one API provider. The tables are shared:
@@ -13,20 +11,52 @@ type Provider struct {
 	// Name is what a user writes: lower case, unique.
 	Name string
 
-	// Inject is how a credential is put into a request.
+	// Inject is how a credential is put into a request, for all kinds of
+	// credential. [Provider.Injections] has those of one kind.
 	Inject []Injection
 
-	// Rules are asked in order; the first that holds decides. What none of
-	// them decides benches nobody.
+	// Headers are further headers that requests need, by kind of credential.
+	Headers []Header
+
+	// Strip are headers of the client's to remove, in canonical form, besides
+	// those in which a credential travels by custom: they would name the
+	// client's account, or hold its credential.
+	Strip []string
+
+	// Rules are asked in order about a failure; the first that holds decides.
+	// What none of them decides benches nobody.
 	Rules []Rule
 
-	// Waits are the places in which an answer says how long to wait. The
-	// longest wait found counts.
+	// Success are rules about an answer that was served and tells that the
+	// next one will not be. They look at headers only.
+	Success []Rule
+
+	// SmallBodies says which answers with a status of 2xx may report a failure
+	// in a small JSON body, by their headers; nil for none.
+	SmallBodies func(http.Header) bool
+
+	// Streams is true if a 200 with an event stream can fail in its first
+	// events.
+	Streams bool
+
+	// Waits are the places in which an answer says how long to wait.
 	Waits []Wait
+
+	// user are the rules of [Provider.With].
+	user []Rule
 }
+
+// Kinds of credential.
+const (
+	KindStatic = "static"
+	KindOAuth  = "oauth"
+)
 
 // Injection is one request header that carries the credential.
 type Injection struct {
+	// Kind is the kind of credential that travels so; empty for every kind.
+	Kind string
+
 	// Name is the header's name, in canonical form.
 	Name string
 
@@ -38,43 +68,97 @@ type Injection struct {
 	Source string
 }
 
-// Rule says what an answer means. All of its conditions must hold.
-type Rule struct {
-	// Status are the statuses that the rule is about; one of them must be the
-	// answer's.
-	Status []int
+// Header is one more request header that the API needs.
+type Header struct {
+	// Kind is the kind of credential that needs it; empty for every kind.
+	Kind string
 
-	// Body are texts of which one must stand in the body, in lower case: the
-	// case of ASCII letters does not matter. None: the rule needs no body.
-	Body []string
+	// Name is the header's name, in canonical form.
+	Name string
 
-	// Meaning is what the answer then means. It benches the member: an answer
-	// that benches nobody needs no rule, unless one must be kept from a later
-	// rule.
-	Meaning pool.Meaning
+	// Value is the header's value.
+	Value string
 
-	// Source is where the fact is documented.
+	// Append adds the value to the client's comma-separated list, unless it is
+	// in there. Otherwise it takes the place of the client's value.
+	Append bool
+
+	// Source is where the provider documents it.
 	Source string
 }
 
-// Wait is one place in which an answer can say how long to wait.
-type Wait struct {
-	// Name is the place, for people: "Retry-After".
-	Name string
+// Injections returns how a credential of that kind is put into a request.
+func (p *Provider) Injections(kind string) []Injection {
+	var of []Injection
+	for _, in := range p.Inject {
+		if in.Kind == "" || in.Kind == kind {
+			of = append(of, in)
+		}
+	}
+	return of
+}
 
-	// Find returns how long to wait from the moment of the answer, and
-	// whether the answer says so at all. It bounds what it returns to
-	// [0, maxWait].
-	Find func(Answer) (time.Duration, bool)
+// ExtraHeaders returns the further headers that requests with a credential of
+// that kind need.
+func (p *Provider) ExtraHeaders(kind string) []Header {
+	var of []Header
+	for _, h := range p.Headers {
+		if h.Kind == "" || h.Kind == kind {
+			of = append(of, h)
+		}
+	}
+	return of
+}
 
-	// Source is where the place is documented.
-	Source string
+// With returns the provider with further rules, which are asked before its own
+// and, unlike those, about every status from 400 on, or below where they list
+// it. They are about the API, not the token endpoint.
+func (p *Provider) With(rules ...Rule) *Provider {
+	with := *p
+	with.user = slices.Clone(p.user)
+	for _, r := range rules {
+		r.Endpoint = EndpointAPI
+		if r.Name == "" {
+			r.Name = "fail"
+		}
+		if r.Source == "" {
+			r.Source = "the pool's own rule"
+		}
+		if r.Scope == "" {
+			r.Scope = scopeOf(r.Meaning)
+		}
+		r.Header = slices.Clone(r.Header)
+		for i := range r.Header {
+			r.Header[i].Name = http.CanonicalHeaderKey(r.Header[i].Name)
+		}
+		r.Words, r.Body = lowerAll(r.Words), lowerAll(r.Body)
+		with.user = append(with.user, r)
+	}
+	return &with
 }
 
 // providers holds every table, in order of name.
 var providers = []*Provider{
+	&anthropic,
+	&azureOpenAI,
+	&bedrock,
+	&codex,
+	&gemini,
 	&generic,
+	&github,
+	&groq,
+	&huggingface,
+	&mistral,
+	&openai,
+	&openrouter,
+	&slack,
+	&stripe,
+	&xai,
 }
+
+// TokenRules returns the rules that are asked about every provider's token
+// endpoint, after the provider's own.
+func TokenRules() []Rule { return slices.Clone(tokenRules) }
 
 // Lookup returns the provider of that name.
 func Lookup(name string) (*Provider, bool) {

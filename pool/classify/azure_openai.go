@@ -1,0 +1,74 @@
+package classify
+
+import (
+	"net/http"
+
+	"github.com/credentialpool/caddy-credential-pool/pool"
+)
+
+const azureLimits = "learn.microsoft.com/azure/ai-foundry/openai/how-to/quota"
+
+// azureOpenAI is an Azure OpenAI resource, with its keys or with Entra ID.
+var azureOpenAI = Provider{
+	Name: "azure_openai",
+	Inject: []Injection{
+		{Kind: KindStatic, Name: "Api-Key", Template: "{credential}", Source: "learn.microsoft.com/azure/ai-foundry/openai/reference#authentication"},
+		bearer(KindOAuth, "learn.microsoft.com/azure/ai-foundry/openai/reference#authentication"),
+	},
+	Strip: []string{"Ocp-Apim-Subscription-Key"},
+	Rules: []Rule{
+		{
+			Name:    "capacity",
+			Codes:   []string{"NoCapacity", "server_is_overloaded", "ServiceUnavailable", "server_error"},
+			Meaning: pool.Overloaded,
+			Source:  azureLimits,
+		},
+		{
+			Name:    "busy",
+			Status:  []int{http.StatusTooManyRequests},
+			Words:   []string{"experiencing high demand", "temporarily unable to process your request", "currently overloaded"},
+			Meaning: pool.Overloaded,
+			Source:  azureLimits + ": a 429 of the shared capacity",
+		},
+		tooLarge,
+		{
+			Name:          "quota",
+			Codes:         []string{"insufficient_quota", "QuotaExceeded", "quota_exceeded"},
+			Meaning:       pool.QuotaExhausted,
+			IgnoreWindows: true,
+			Source:        azureLimits,
+		},
+		{
+			Name:          "call-volume",
+			Status:        []int{http.StatusForbidden, http.StatusTooManyRequests},
+			Words:         []string{"out of call volume quota"},
+			Meaning:       pool.QuotaExhausted,
+			IgnoreWindows: true,
+			Source:        "learn.microsoft.com/azure/api-management/quota-policy",
+		},
+		{
+			Name:    "resource-blocked",
+			Status:  []int{http.StatusForbidden},
+			Words:   []string{"resource has been temporarily blocked", "resource has been blocked", "subscription is disabled", "account is disabled"},
+			Meaning: pool.AuthFailed,
+			Source:  azureLimits + ": the resource itself is blocked, for any request",
+		},
+		unauthorized,
+		{
+			Name:    "rate-limit",
+			Codes:   []string{"RateLimitReached", "rate_limit_exceeded", "TooManyRequests", "too_many_requests"},
+			Meaning: pool.RateLimited,
+			Source:  azureLimits,
+		},
+		tooManyRequests,
+	},
+	Success: openaiSpent,
+	Waits: append([]Wait{
+		retryAfterWait,
+		headerWait("Retry-After-Ms", parseMilliseconds, azureLimits),
+		headerWait("X-Ms-Retry-After-Ms", parseMilliseconds, "learn.microsoft.com/azure/architecture/best-practices/retry-service-specific"),
+		prose(azureLimits),
+		window("X-Rate-Limit-Reset-Requests", "X-Rate-Limit-Remaining-Requests", "seen at Azure OpenAI: seconds"),
+		window("X-Rate-Limit-Reset-Tokens", "X-Rate-Limit-Remaining-Tokens", "seen at Azure OpenAI: seconds"),
+	}, openaiWindows...),
+}

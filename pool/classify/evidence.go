@@ -1,0 +1,260 @@
+package classify
+
+import (
+	"bytes"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Bounds of what is looked at, so that no body costs more than a few
+// milliseconds.
+const (
+	maxBody  = 64 << 10 // bytes of the body
+	maxFacts = 64       // values kept of it
+	maxText  = 4 << 10  // bytes of one value
+)
+
+// failedWithin is the status of a failure that a success reports in its body
+// without a status of its own.
+const failedWithin = -1
+
+// evidence is an answer with what its body says, read once.
+type evidence struct {
+	*Answer
+
+	// status is the answer's, or that of the failure within a success.
+	status int
+
+	// failed is true if the body of a success reports a failure.
+	failed bool
+
+	// markup is true if the body is a page for people.
+	markup bool
+
+	facts []fact
+	low   []byte
+
+	// copies is true if the headers that an error holds copies of count.
+	copies bool
+}
+
+// fact is one value out of the error's envelope: the objects that APIs wrap
+// their errors in, see envelopes.
+type fact struct {
+	key  string // in lower case
+	text string
+
+	// within is the outermost key, in lower case, and empty for a value of the
+	// outermost object. It is "text" if there is no object.
+	within string
+
+	// header is true if the value stands in the copy of an HTTP header.
+	header bool
+
+	// cut is true if the body ended within the value.
+	cut bool
+
+	// isCode and isMessage say what the value can be, by its key.
+	isCode, isMessage bool
+
+	low []byte // the text in lower case, once it is asked for
+}
+
+// codeKeys are the keys under which APIs put a word for the kind of error,
+// messageKeys those for a sentence. A string under "error" can be either.
+var (
+	codeKeys = []string{
+		"code", "type", "status", "reason", "error", "error_code", "errorcode", "error_type", "__type", "event_type",
+		"limit_source", "error_subtype", "suberror",
+	}
+	messageKeys = []string{
+		"message", "error", "errors", "detail", "error_description", "msg", "raw", "documentation_url",
+	}
+)
+
+func newEvidence(a *Answer) *evidence {
+	e := &evidence{Answer: a, status: a.Status}
+	if len(a.Body) > maxBody {
+		a.Body = a.Body[:maxBody]
+	}
+	e.readErrorType()
+	switch body := bytes.TrimLeft(a.Body, " \t\r\n\ufeff"); {
+	case len(body) == 0:
+	case body[0] == '{' || body[0] == '[':
+		e.read(body)
+	case isEventStream(a.Header):
+		e.readEvents(body)
+	case body[0] == '<':
+		e.markup = true
+	default:
+		e.readText(body)
+	}
+	if e.Status >= 200 && e.Status < 300 {
+		e.failed = e.reportsFailure()
+		if e.failed {
+			e.status = e.statusWithin()
+		}
+	}
+	return e
+}
+
+// read takes the facts out of JSON.
+func (e *evidence) read(body []byte) {
+	scan(body, func(f fact) bool {
+		e.add(f)
+		return len(e.facts) < maxFacts
+	})
+}
+
+func (e *evidence) add(f fact) {
+	f.isCode = !f.header && !f.cut && slices.Contains(codeKeys, f.key)
+	f.isMessage = !f.header && slices.Contains(messageKeys, f.key)
+	e.facts = append(e.facts, f)
+}
+
+// readText takes a body that is neither JSON nor markup for the message, and if
+// it is one word for the code too. It can also be a form, as GitHub's token
+// endpoint answers.
+func (e *evidence) readText(body []byte) {
+	text := strings.TrimSpace(string(body[:min(len(body), maxText)]))
+	if strings.HasPrefix(text, "error=") {
+		if form, err := url.ParseQuery(text); err == nil {
+			e.add(fact{key: "error", text: form.Get("error")})
+			e.add(fact{key: "error_description", text: form.Get("error_description")})
+			return
+		}
+	}
+	e.add(fact{key: "error", text: text, within: "text"})
+}
+
+// readErrorType takes AWS's word for the error out of its header.
+func (e *evidence) readErrorType() {
+	if v := e.Header["X-Amzn-Errortype"]; len(v) > 0 {
+		e.add(fact{key: "__type", text: v[0]})
+	}
+}
+
+// reportsFailure reports whether the body of a success is an error. An empty
+// list or object of errors, or null, is none: only values are facts.
+func (e *evidence) reportsFailure() bool {
+	for i := range e.facts {
+		switch f := &e.facts[i]; {
+		case f.header:
+		case f.within == "" && f.key == "ok" && f.text == "false",
+			f.within == "" && f.key == "error" && f.text != "" && f.text != "false",
+			f.within == "error", f.within == "errors",
+			f.within == "" && f.key == "type" && isFailureEvent(f.text),
+			f.within == "" && f.key == "event_type" && isFailureEvent(f.text):
+			return true
+		}
+	}
+	return false
+}
+
+// statusWithin returns the status that an error within a success gives.
+func (e *evidence) statusWithin() int {
+	for i := range e.facts {
+		switch f := &e.facts[i]; f.key {
+		case "status", "status_code", "code":
+			if n, err := strconv.Atoi(f.text); err == nil && n >= 400 && n < 600 {
+				return n
+			}
+		}
+	}
+	return failedWithin
+}
+
+// code reports whether the error's code is one of these, and which.
+func (e *evidence) code(codes []string) (string, bool) {
+	for i := range e.facts {
+		f := &e.facts[i]
+		if !f.isCode {
+			continue
+		}
+		text := f.text
+		if f.key == "__type" {
+			text = awsName(text)
+		}
+		for _, code := range codes {
+			if matches(code, text) {
+				return strings.Trim(code, "*"), true
+			}
+		}
+	}
+	return "", false
+}
+
+// says reports whether one of these words, which are in lower case, stands in a
+// message.
+func (e *evidence) says(words []string) bool {
+	for i := range e.facts {
+		if f := &e.facts[i]; f.isMessage && containsAny(f.lowered(), words) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *fact) lowered() []byte {
+	if f.low == nil {
+		f.low = lower([]byte(f.text))
+	}
+	return f.low
+}
+
+// has reports whether the error has a value under this key.
+func (e *evidence) has(key string) bool {
+	for i := range e.facts {
+		if f := &e.facts[i]; !f.header && f.key == key && f.text != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// header returns a header of the answer, or of the copy of one that the error
+// holds: an event has no headers of its own.
+func (e *evidence) header(name string) []string {
+	if v := e.Header[name]; len(v) > 0 || !e.copies {
+		return v
+	}
+	for i := range e.facts {
+		if f := &e.facts[i]; f.header && !f.cut && http.CanonicalHeaderKey(f.key) == name {
+			return []string{f.text}
+		}
+	}
+	return nil
+}
+
+// lowered returns the body in lower case.
+func (e *evidence) lowered() []byte {
+	if e.low == nil {
+		e.low = lower(e.Body)
+	}
+	return e.low
+}
+
+// matches compares a code of a table, which may have a * at one end, with the
+// answer's.
+func matches(code, text string) bool {
+	if prefix, ok := strings.CutSuffix(code, "*"); ok {
+		return len(text) > len(prefix) && strings.EqualFold(text[:len(prefix)], prefix)
+	}
+	if suffix, ok := strings.CutPrefix(code, "*"); ok {
+		return len(text) > len(suffix) && strings.EqualFold(text[len(text)-len(suffix):], suffix)
+	}
+	return strings.EqualFold(code, text)
+}
+
+// awsName returns the name of an error in AWS's notation, which may have a
+// namespace before # and a URI after a colon.
+func awsName(name string) string {
+	name, _, _ = strings.Cut(name, ":")
+	if _, after, ok := strings.Cut(name, "#"); ok {
+		name = after
+	}
+	return strings.TrimSpace(name)
+}
