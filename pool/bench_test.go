@@ -33,7 +33,7 @@ func BenchmarkAcquire_alone(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if _, err := p.Acquire(p.now); err != nil {
+					if _, err := p.Acquire(p.now, ""); err != nil {
 						b.Error(err)
 						return
 					}
@@ -56,12 +56,12 @@ func BenchmarkFailover(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				now = now.Add(time.Minute)
-				l, err := p.Acquire(now)
+				l, err := p.Acquire(now, "")
 				if err != nil {
 					b.Fatal(err)
 				}
 				l.Report(now, pool.Verdict{Meaning: pool.RateLimited, Wait: time.Second, Reason: "429"})
-				if next, err := p.Acquire(now); err != nil || next.Member() == l.Member() {
+				if next, err := p.Acquire(now, ""); err != nil || next.Member() == l.Member() {
 					b.Fatalf("%v after a failover from %s", err, l.Member())
 				}
 			}

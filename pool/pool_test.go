@@ -45,7 +45,7 @@ func (b *bed) configure(members ...string) {
 
 func (b *bed) acquire() pool.Lease {
 	b.t.Helper()
-	l, err := b.Acquire(b.now)
+	l, err := b.Acquire(b.now, "")
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestExhaustion_authFailedIsWorst(t *testing.T) {
 	if l := b.acquire(); l.Member() != "b" {
 		t.Errorf("serves %s", l.Member())
 	}
-	if out := b.Outlook(b.now); out.NeedsOperator || out.First != "b" {
+	if out := b.Outlook(b.now, ""); out.NeedsOperator || out.First != "b" {
 		t.Errorf("outlook %+v", out)
 	}
 }
@@ -274,7 +274,7 @@ func TestRotate(t *testing.T) {
 	b.wantState("a", pool.StateReady, 0)
 	for name, to := range map[string]string{"unknown": "x", "cooling": "c", "missing": "b"} {
 		b.SetMissing("b", "test")
-		l, _ := b.AcquireOther(b.now, []pool.Lease{b.acquire()})
+		l, _ := b.AcquireOther(b.now, "", []pool.Lease{b.acquire()})
 		if l != (pool.Lease{}) {
 			b.fail(l, time.Hour)
 		}
@@ -335,7 +335,7 @@ func TestMissing_theActiveMemberIsLeftAndTold(t *testing.T) {
 	b.wantEvents(pool.CredentialMissing)
 	b.SetMissing("b", "removed")
 	for range 3 {
-		if _, err := b.Acquire(b.now); !errors.Is(err, pool.ErrAllMissing) {
+		if _, err := b.Acquire(b.now, ""); !errors.Is(err, pool.ErrAllMissing) {
 			t.Fatal(err)
 		}
 		b.now = b.now.Add(time.Hour)
@@ -424,7 +424,7 @@ func BenchmarkAcquire(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					l, err := p.Acquire(p.now)
+					l, err := p.Acquire(p.now, "")
 					if err != nil {
 						b.Error(err)
 						return
