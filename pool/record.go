@@ -94,11 +94,6 @@ func (r *record) lapsed(now time.Time) bool {
 		!slices.ContainsFunc(r.scopes, func(s scope) bool { return s.cooling(now) })
 }
 
-// clean reports whether neither a success nor a recover would change anything.
-func (r *record) clean() bool {
-	return r.bench.clean() && !slices.ContainsFunc(r.scopes, func(s scope) bool { return !s.clean() })
-}
-
 // holding returns the bench that keeps the member longest from requests with
 // that key; nil if none does.
 func (r *record) holding(key string, now time.Time) *bench {

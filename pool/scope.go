@@ -38,15 +38,68 @@ func ModelKey(name string) string {
 //
 // Nothing is known about a request without a key, and it is let through.
 func covers(bench, request string) bool {
-	if model, ok := strings.CutPrefix(request, modelPrefix); ok {
-		if part, ok := strings.CutPrefix(bench, modelPrefix); ok {
-			return strings.Contains(model, part)
-		}
-		if name, ok := strings.CutPrefix(bench, oneModel); ok {
-			return name == model
-		}
+	t := targetOf(bench)
+	return t.covers(askedOf(request))
+}
+
+// target is the key of a bench, taken apart.
+type target struct {
+	kind    targetKind
+	name    string
+	letters uint64
+}
+
+type targetKind byte
+
+const (
+	thisKey targetKind = iota
+	thisModel
+	modelsWith
+)
+
+func targetOf(bench string) target {
+	if part, ok := strings.CutPrefix(bench, modelPrefix); ok {
+		return target{modelsWith, part, letters(part)}
 	}
-	return request != "" && bench == request
+	if name, ok := strings.CutPrefix(bench, oneModel); ok {
+		return target{thisModel, name, letters(name)}
+	}
+	return target{thisKey, bench, letters(bench)}
+}
+
+// asked is the key of a request, taken apart.
+type asked struct {
+	key, model string
+	isModel    bool
+	letters    uint64
+}
+
+func askedOf(request string) asked {
+	model, isModel := strings.CutPrefix(request, modelPrefix)
+	return asked{request, model, isModel, letters(model)} // the whole key if that is no model
+}
+
+func (t *target) covers(r asked) bool {
+	if t.letters&^r.letters != 0 {
+		return false
+	}
+	switch t.kind {
+	case modelsWith:
+		return r.isModel && strings.Contains(r.model, t.name)
+	case thisModel:
+		return r.isModel && r.model == t.name
+	default:
+		return r.key != "" && r.key == t.name
+	}
+}
+
+// letters is the set of the bytes of s, folded: what is not among those of a
+// request is not in its key, and most benches need no closer look.
+func letters(s string) (set uint64) {
+	for i := range len(s) {
+		set |= 1 << (s[i] % 64)
+	}
+	return set
 }
 
 // benchKey returns the key that a verdict benches, if the request had the other

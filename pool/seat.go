@@ -20,7 +20,7 @@ type seat struct {
 
 // seatScope is a key for which the member has failed.
 type seatScope struct {
-	key   string
+	target
 	until time.Time
 
 	// exhausted is true if nobody was left for the key, so that it is to be told
@@ -44,12 +44,12 @@ func (p *Pool) take(i int, now time.Time, key string) *seat {
 	}
 	for _, sc := range r.scopes {
 		if !sc.clean() {
-			seat.scopes = append(seat.scopes, seatScope{key: sc.key, until: sc.coolingUntil})
+			seat.scopes = append(seat.scopes, seatScope{target: targetOf(sc.key), until: sc.coolingUntil})
 		}
 	}
 	for k, g := range s.edges {
 		if k != "" && g.exhausted {
-			seat.scopes = append(seat.scopes, seatScope{key: k, exhausted: true})
+			seat.scopes = append(seat.scopes, seatScope{target: targetOf(k), exhausted: true})
 		}
 	}
 	return seat
@@ -57,8 +57,13 @@ func (p *Pool) take(i int, now time.Time, key string) *seat {
 
 // out reports whether a request with that key may have to go elsewhere.
 func (s *seat) out(now time.Time, key string) bool {
+	if len(s.scopes) == 0 || key == "" {
+		return false
+	}
+	request := askedOf(key)
 	for i := range s.scopes {
-		if sc := &s.scopes[i]; (sc.exhausted || now.Before(sc.until)) && covers(sc.key, key) {
+		sc := &s.scopes[i]
+		if sc.covers(request) && (sc.exhausted || now.Before(sc.until)) {
 			return true
 		}
 	}
@@ -68,11 +73,12 @@ func (s *seat) out(now time.Time, key string) bool {
 // indifferent reports whether the success of a request with that key would
 // change nothing.
 func (s *seat) indifferent(key string) bool {
-	if !s.clean {
-		return false
+	if !s.clean || len(s.scopes) == 0 || key == "" {
+		return s.clean
 	}
+	request := askedOf(key)
 	for i := range s.scopes {
-		if covers(s.scopes[i].key, key) {
+		if s.scopes[i].covers(request) {
 			return false
 		}
 	}
