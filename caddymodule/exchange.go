@@ -120,7 +120,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 // that every member has refused.
 func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 	for range 3 {
-		lease, err := x.pool.Acquire(now)
+		lease, err := x.pool.Acquire(now, "")
 		if err != nil || !x.handler.maySend(lease) || x.hasTried(lease) {
 			return pool.Lease{}, nil, nil
 		}
@@ -147,7 +147,7 @@ func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadClose
 	if x.retries >= x.handler.retries() {
 		return lease, nil, false
 	}
-	lease, ok = x.pool.AcquireOther(time.Now(), x.tried)
+	lease, ok = x.pool.AcquireOther(time.Now(), "", x.tried)
 	if !ok {
 		return lease, nil, false
 	}

@@ -295,7 +295,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	now := time.Now()
-	if lease, err := h.pool.Acquire(now); err != nil || !h.maySend(lease) {
+	// Nobody is asked for a lease yet: that would take the turn of a member that
+	// is to be tested.
+	if err := h.pool.Check(now, ""); err != nil && (h.OnExhausted == onExhaustedReject || !errors.Is(err, pool.ErrExhausted)) {
 		status, header, e := h.pool.refusal(now)
 		maps.Copy(w.Header(), header)
 		writeError(w, r, status, e)

@@ -16,10 +16,10 @@ func (sp *servedPool) addRetryAfter(h http.Header) {
 		return
 	}
 	now := time.Now()
-	if _, more := sp.AcquireOther(now, nil); more {
+	if _, more := sp.AcquireOther(now, "", nil); more {
 		return
 	}
-	if out := sp.Outlook(now); out.First != "" {
+	if out := sp.Outlook(now, ""); out.First != "" {
 		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
 }
@@ -51,7 +51,7 @@ func (x *exchange) refusal(req *http.Request, now time.Time) *http.Response {
 // refusal is what an exhausted pool says: 429 if members come back by waiting,
 // 503 if none does.
 func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, e localError) {
-	out := sp.Outlook(now)
+	out := sp.Outlook(now, "")
 	h = make(http.Header)
 	e = localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
 	status = http.StatusTooManyRequests

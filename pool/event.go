@@ -35,15 +35,26 @@ type Event struct {
 
 	// From and To are names of members. Which are set depends on the kind:
 	// a failover has both; exhausted has only From, the member whose failure
-	// exhausted the pool; recovered has To, the member that serves now; parked
+	// exhausted the pool, if one did; recovered has To, the member that serves now; parked
 	// and member_recovered have From, the member concerned, and To, if the
 	// pointer moved.
 	From, To string
+
+	// Key is set if this is about the requests with one key alone: a failover
+	// that did not move the active pointer, an exhaustion or recovery of a pool
+	// that serves other requests. It is as in [Verdict], or "model=" and the
+	// full name of the one model.
+	Key string
 
 	// Reason is the verdict's (a status such as "429"), or the operator's own
 	// words, or why a credential is missing.
 	Reason  string
 	Meaning Meaning
+
+	// Repeated is true if From failed in the way in which another member had
+	// already failed with the same request, so that it may be the request's
+	// fault. It is benched for the base of its cooldown at most.
+	Repeated bool
 
 	// Until is when From is back; for exhausted, when First is. Zero if
 	// nothing is awaited.
@@ -59,4 +70,9 @@ type Event struct {
 	// Suppressed counts the events of this pool that were not told since the
 	// last one, because the same one had just been told.
 	Suppressed int
+}
+
+// because takes the evidence of a bench into the event.
+func (e *Event) because(b *bench) {
+	e.Reason, e.Meaning, e.Repeated = b.reason, b.meaning, b.repeated
 }

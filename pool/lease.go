@@ -7,18 +7,7 @@ import "time"
 type Lease struct {
 	pool *Pool
 	seat *seat
-}
-
-// seat is what a lease knows of the moment when it was taken. It is never
-// changed, so that many leases can share one.
-type seat struct {
-	version  uint64
-	position int
-	member   string
-	identity string
-	epoch    uint64
-	usable   bool
-	clean    bool // a success would change nothing
+	key  string // of the request
 }
 
 // Member returns the name of the member.
@@ -30,8 +19,8 @@ func (l Lease) Position() int { return l.seat.position }
 // Identity returns the identity of the member's credential.
 func (l Lease) Identity() string { return l.seat.identity }
 
-// Usable reports whether the member was ready or parked. It is false for the
-// least bad of an exhausted pool.
+// Usable reports whether the member was ready or parked, and not benched for the
+// request's key. It is false for the least bad of an exhausted pool.
 func (l Lease) Usable() bool { return l.seat.usable }
 
 // Report says what came of the attempt.
@@ -44,12 +33,18 @@ func (l Lease) Usable() bool { return l.seat.usable }
 // credential that was replaced change nothing, nor do meanings that do not
 // bench.
 //
+// If the verdict says that one model or resource is out, all this is about the
+// member's bench for that key, and the rest of the member is left alone. A
+// success ends the benches for the keys that cover the request's, and that of
+// the whole member. A failure of which the request was served all the same is a
+// success first, and then the first failure of a new row.
+//
 // The bench is in force when Report returns. As long as nothing changes, the
 // report of a success takes no lock and allocates nothing.
 func (l Lease) Report(now time.Time, v Verdict) {
 	switch {
 	case v.Meaning == OK:
-		if l.seat.clean && l.seat.version == l.pool.state.version.Load() {
+		if l.seat.version == l.pool.state.version.Load() && l.seat.indifferent(l.key) {
 			return
 		}
 		l.succeeded(now)
@@ -62,9 +57,8 @@ func (l Lease) succeeded(now time.Time) {
 	p, s := l.pool, l.pool.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := l.credential()
-	if ok && s.look(c).epoch == l.seat.epoch {
-		s.success(c)
+	if c, ok := l.credential(); ok {
+		s.success(c, l.key, l.seat.epoch)
 	}
 	p.settle(now)
 }
@@ -78,17 +72,41 @@ func (l Lease) failed(now time.Time, v Verdict) {
 	if !ok {
 		return
 	}
-	r := s.look(c)
-	switch {
-	case l.seat.usable && r.epoch == l.seat.epoch:
+	if v.Served {
+		s.success(c, l.key, l.seat.epoch)
+	}
+	key := benchKey(v, l.key)
+	if !s.records[c].room(key, now) {
+		key = ""
+	}
+	request := requestOf(key)
+	if covers(key, l.key) {
+		request = l.key
+	}
+	before := p.current(now, request, nil)
+	switch b := s.records[c].look(key); {
+	case l.counts(v, key, &b, now):
 		if len(s.records) > 2*len(p.members) {
 			s.prune(now, p.has)
 		}
-		s.bench(c, now.Add(p.benchFor(v, r.failures+1)), v)
+		s.bench(c, key, now.Add(p.benchFor(v, b.failures+1)), now, v)
 	case v.Wait > 0:
-		s.lengthen(c, now.Add(p.bounded(v.Wait)), now, v)
+		s.lengthen(c, key, now.Add(p.benchFor(v, 1)), now, v)
 	}
 	p.settle(now)
+	if key != "" {
+		p.diverted(p.index(c.member), before, key, request, now)
+	}
+}
+
+// counts reports whether a failure is a further one in the row of b: the member
+// was ready, and nothing has benched it since.
+func (l Lease) counts(v Verdict, key string, b *bench, now time.Time) bool {
+	ready := l.seat.usable
+	if key == "" {
+		ready = l.seat.ready
+	}
+	return (ready || v.Served) && b.epoch <= l.seat.epoch && !b.cooling(now)
 }
 
 // credential returns the credential that the lease is for, and whether it is

@@ -61,7 +61,7 @@ func TestReport_ofASuccessEndsTheRowOfFailures(t *testing.T) {
 
 func TestReport_ofAMemberThatIsNotActiveMovesNothing(t *testing.T) {
 	b := newBed(t, "a", "b", "c")
-	other, ok := b.AcquireOther(b.now, []pool.Lease{b.acquire()})
+	other, ok := b.AcquireOther(b.now, "", []pool.Lease{b.acquire()})
 	if !ok || other.Member() != "b" {
 		t.Fatalf("the other one: %v, %+v", ok, other)
 	}
@@ -163,17 +163,17 @@ func TestAcquireOther_passesOverThoseTried(t *testing.T) {
 	tried := []pool.Lease{first}
 	b.fail(first, time.Minute)
 	for _, want := range []string{"b", "c"} {
-		l, ok := b.AcquireOther(b.now, tried)
+		l, ok := b.AcquireOther(b.now, "", tried)
 		if !ok || l.Member() != want {
 			t.Fatalf("another: %v %+v, want %s", ok, l, want)
 		}
 		tried = append(tried, l)
 	}
-	if _, ok := b.AcquireOther(b.now, tried); ok {
+	if _, ok := b.AcquireOther(b.now, "", tried); ok {
 		t.Error("a member was handed out twice")
 	}
 	b.SetCredential("c", "another")
-	if l, ok := b.AcquireOther(b.now, tried); !ok || l.Identity() != "another" {
+	if l, ok := b.AcquireOther(b.now, "", tried); !ok || l.Identity() != "another" {
 		t.Error("a replaced credential was taken for the one that was tried")
 	}
 }
@@ -182,7 +182,7 @@ func TestAcquireOther_neverHandsOutACoolingOne(t *testing.T) {
 	b := newBed(t, "a", "b")
 	b.fail(b.acquire(), time.Minute)
 	b.fail(b.acquire(), time.Minute)
-	if l, ok := b.AcquireOther(b.now, nil); ok {
+	if l, ok := b.AcquireOther(b.now, "", nil); ok {
 		t.Errorf("handed out %s", l.Member())
 	}
 }
@@ -195,7 +195,7 @@ func TestPool_isSafeForConcurrentUse(t *testing.T) {
 			now := b.now
 			for i := range 300 {
 				now = now.Add(time.Second)
-				l, err := b.Acquire(now)
+				l, err := b.Acquire(now, "")
 				if err != nil {
 					continue
 				}
@@ -214,8 +214,8 @@ func TestPool_isSafeForConcurrentUse(t *testing.T) {
 					_, _ = b.Park(now, "b", time.Second, "")
 					_, _ = b.state.Document(now)
 				case 6:
-					_, _ = b.AcquireOther(now, []pool.Lease{l})
-					b.Outlook(now)
+					_, _ = b.AcquireOther(now, "", []pool.Lease{l})
+					b.Outlook(now, "")
 				default:
 					l.Report(now, pool.Verdict{Meaning: pool.OK})
 				}

@@ -2,9 +2,10 @@ package pool_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,32 +50,16 @@ type machine struct {
 	now    time.Time
 	events []pool.Event
 
-	names         []string
-	identity      map[string]string // absent while missing
-	last          map[string]string // the last identity that was not missing
-	puts          int
-	records       map[modelCredential]modelRecord
-	active        string
-	exhausted     bool
-	exhaustedTold time.Time
-	leases        []modelLease
-}
-
-type modelCredential struct{ member, identity string }
-
-// modelRecord is comparable, so that two can be held against each other.
-type modelRecord struct {
-	cooling, parked time.Time
-	meaning         pool.Meaning
-	failures        int
-	benches         int
-}
-
-type modelLease struct {
-	pool.Lease
-	credential modelCredential
-	usable     bool
-	benches    int
+	names    []string
+	identity map[string]string // absent while missing
+	last     map[string]string // the last identity that was not missing
+	puts     int
+	records  map[modelCredential]*modelRecord
+	stamp    int // counts benches
+	active   string
+	out      map[string]bool      // told exhausted, by key
+	outTold  map[string]time.Time // when it was last told
+	leases   []modelLease
 }
 
 func newMachine(members int) *machine {
@@ -82,7 +67,9 @@ func newMachine(members int) *machine {
 		now:      time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC),
 		identity: make(map[string]string),
 		last:     make(map[string]string),
-		records:  make(map[modelCredential]modelRecord),
+		records:  make(map[modelCredential]*modelRecord),
+		out:      make(map[string]bool),
+		outTold:  make(map[string]time.Time),
 	}
 	for i := range members {
 		m.names = append(m.names, string(rune('a'+i)))
@@ -108,90 +95,33 @@ func (m *machine) give(name, identity string) {
 	m.pool.SetCredential(name, identity)
 }
 
-// The model.
-
-func (m *machine) credential(name string) modelCredential {
-	return modelCredential{name, m.identity[name]}
-}
-
-func (m *machine) isMissing(name string) bool { return m.identity[name] == "" }
-
-func (m *machine) isCooling(name string) bool {
-	return m.now.Before(m.records[m.credential(name)].cooling)
-}
-
-func (m *machine) isParked(name string) bool {
-	return m.now.Before(m.records[m.credential(name)].parked)
-}
-
-func (m *machine) isUsable(name string) bool {
-	return name != "" && !m.isMissing(name) && !m.isCooling(name)
-}
-
-func (m *machine) isReady(name string) bool { return m.isUsable(name) && !m.isParked(name) }
-
-// next is where the pointer goes from the active member, never to one of those
-// in not.
-func (m *machine) next(not ...string) string {
-	var refuge string
-	at := slices.Index(m.names, m.active)
-	for i := range m.names {
-		name := m.names[(at+1+i)%len(m.names)]
-		switch {
-		case slices.Contains(not, name) || !m.isUsable(name):
-		case m.isReady(name):
-			return name
-		case refuge == "" || m.records[m.credential(name)].parked.Before(m.records[m.credential(refuge)].parked):
-			refuge = name
-		}
-	}
-	return refuge
-}
-
-// settle moves the pointer off a member that can't serve.
-func (m *machine) settle() {
-	if m.isUsable(m.active) {
-		return
-	}
-	if to := m.next(); to != "" {
-		m.active = to
-	}
-}
-
-// bench is how long a failure benches for.
-func (m *machine) bench(meaning pool.Meaning, wait time.Duration, failures int) time.Duration {
-	if wait > 0 {
-		return min(max(wait, time.Second), machineMaxCooldown)
-	}
-	d, limit := time.Minute, 30*time.Minute
-	switch meaning {
-	case pool.AuthFailed:
-		d, limit = 5*time.Minute, 6*time.Hour
-	case pool.QuotaExhausted:
-		d, limit = time.Hour, 24*time.Hour
-	}
-	return min(d<<min(failures-1, 10), limit)
-}
-
 // The actions.
 
 func (m *machine) drawMember(t *rapid.T) string { return rapid.SampledFrom(m.names).Draw(t, "member") }
 
-func (m *machine) hold(l pool.Lease) {
+func drawRequest(t *rapid.T) string { return rapid.SampledFrom(requestKeys).Draw(t, "request") }
+
+func (m *machine) hold(l pool.Lease, key string) {
 	c := modelCredential{l.Member(), l.Identity()}
-	m.leases = append(m.leases, modelLease{l, c, l.Usable(), m.records[c].benches})
+	m.leases = append(m.leases, modelLease{l, c, key, l.Usable(), m.isUsable(l.Member(), ""), m.stamp})
 }
 
 func (m *machine) acquire(t *rapid.T) {
-	if l, ok := m.checkAcquire(t); ok {
-		m.hold(l)
+	key := drawRequest(t)
+	if l, ok := m.checkAcquire(t, key); ok {
+		m.hold(l, key)
 	}
 }
 
 // checkAcquire takes a lease, and reports whether there is one.
-func (m *machine) checkAcquire(t *rapid.T) (pool.Lease, bool) {
+func (m *machine) checkAcquire(t *rapid.T, key string) (pool.Lease, bool) {
 	m.settle()
-	l, err := m.pool.Acquire(m.now)
+	want := m.serves(key)
+	if err := m.pool.Check(m.now, key); (err == nil) != (want != "") ||
+		errors.Is(err, pool.ErrAllMissing) != (len(m.identity) == 0) {
+		t.Fatalf("check: %v, %q serves", err, want)
+	}
+	l, err := m.pool.Acquire(m.now, key)
 	if err != nil {
 		if len(m.identity) > 0 {
 			t.Fatalf("nothing to acquire: %v", err)
@@ -202,34 +132,57 @@ func (m *machine) checkAcquire(t *rapid.T) (pool.Lease, bool) {
 	switch {
 	case m.isMissing(name) || l.Identity() != m.identity[name]:
 		t.Fatalf("handed out %s, which has no such credential", name)
-	case l.Usable() == m.isCooling(name):
-		t.Fatalf("%s is called usable: %v", name, l.Usable())
-	case l.Usable() && name != m.active:
-		t.Fatalf("handed out %s, active is %s", name, m.active)
+	case l.Usable() != (want != ""):
+		t.Fatalf("%s is called usable: %v, %q serves", name, l.Usable(), want)
+	case l.Usable() && name != want:
+		t.Fatalf("handed out %s for %q, not %s", name, key, want)
 	case !l.Usable():
-		m.checkLeastBad(t, name)
+		m.checkLeastBad(t, name, key)
+		m.checkTold(t, key)
 	}
 	return l, true
 }
 
-func (m *machine) checkLeastBad(t *rapid.T, name string) {
-	r := m.records[m.credential(name)]
+func (m *machine) checkLeastBad(t *rapid.T, name, key string) {
+	b := m.holding(name, key)
 	for _, other := range m.names {
-		o := m.records[m.credential(other)]
-		switch {
-		case m.isMissing(other):
-		case !m.isCooling(other):
-			t.Fatalf("handed out %s, which is cooling, though %s is not", name, other)
-		case rejected(r) && !rejected(o), rejected(r) == rejected(o) && o.cooling.Before(r.cooling):
-			t.Fatalf("handed out %s, though %s is less bad", name, other)
+		if m.isMissing(other) {
+			continue
 		}
+		if m.lessBad(m.holding(other, key), b) {
+			t.Fatalf("handed out %s for %q, though %s is less bad", name, key, other)
+		}
+	}
+	if m.isDue(b) {
+		b.tested = m.now
 	}
 }
 
-func rejected(r modelRecord) bool { return r.meaning == pool.AuthFailed }
+// checkTold holds that the operator knows that nobody is left for the key.
+func (m *machine) checkTold(t *rapid.T, key string) {
+	m.checkEvents(t)
+	if key == "" || m.out[""] || m.serves("") == "" {
+		return
+	}
+	var last time.Time
+	for bench, requests := range covered {
+		if slices.Contains(requests, key) {
+			if m.out[bench] {
+				return
+			}
+			if at := m.outTold[bench]; at.After(last) {
+				last = at
+			}
+		}
+	}
+	if m.now.Sub(last) >= 2*pool.DefaultNoticeWindow {
+		t.Fatalf("nobody was told that the pool is exhausted for %q", key)
+	}
+}
 
 func (m *machine) acquireOther(t *rapid.T) {
 	m.settle()
+	key := drawRequest(t)
 	var tried []pool.Lease
 	var names []string
 	for _, l := range m.leases {
@@ -240,16 +193,13 @@ func (m *machine) acquireOther(t *rapid.T) {
 			}
 		}
 	}
-	want := m.active
-	if !m.isUsable(want) || slices.Contains(names, want) {
-		want = m.next(names...)
-	}
-	l, ok := m.pool.AcquireOther(m.now, tried)
+	want := m.serves(key, names...)
+	l, ok := m.pool.AcquireOther(m.now, key, tried)
 	if ok != (want != "") || (ok && l.Member() != want) {
 		t.Fatalf("another one than %v: %v, want %q", names, ok, want)
 	}
 	if ok {
-		m.hold(l)
+		m.hold(l, key)
 	}
 }
 
@@ -270,10 +220,7 @@ func (m *machine) succeed(t *rapid.T) {
 	l := m.takeLease(t)
 	m.settle()
 	l.Report(m.now, pool.Verdict{Meaning: pool.OK})
-	if r, ok := m.records[l.credential]; ok && l.credential == m.credential(l.Member()) && r.benches == l.benches {
-		r.cooling, r.failures, r.meaning = time.Time{}, 0, ""
-		m.records[l.credential] = r
-	}
+	m.end(l)
 	m.settle()
 }
 
@@ -282,62 +229,67 @@ func (m *machine) fail(t *rapid.T) { m.failOne(t, m.takeLease(t)) }
 // burst makes several attempts that fail one after the other. Without it few
 // runs would see more than one member cooling.
 func (m *machine) burst(t *rapid.T) {
+	key := drawRequest(t)
 	for range rapid.IntRange(1, 5).Draw(t, "attempts") {
-		l, ok := m.checkAcquire(t)
+		l, ok := m.checkAcquire(t, key)
 		if !ok {
 			return
 		}
-		m.hold(l)
+		m.hold(l, key)
 		m.failOne(t, m.leases[len(m.leases)-1])
 	}
 }
 
+func drawVerdict(t *rapid.T) pool.Verdict {
+	v := pool.Verdict{
+		Meaning: rapid.SampledFrom([]pool.Meaning{
+			pool.RateLimited, pool.QuotaExhausted, pool.AuthFailed, pool.Overloaded, pool.RequestError,
+		}).Draw(t, "meaning"),
+		Wait: rapid.SampledFrom([]time.Duration{
+			0, 0, -time.Hour, time.Millisecond, time.Minute, time.Hour, 48 * time.Hour,
+		}).Draw(t, "wait"),
+		Key:      rapid.SampledFrom([]string{"", "", "model:opus", "model:claude", "model", "resource:search"}).Draw(t, "key"),
+		Reason:   rapid.SampledFrom([]string{"429", "401"}).Draw(t, "reason"),
+		Repeated: rapid.IntRange(0, 3).Draw(t, "repeated") == 0,
+		Served:   rapid.IntRange(0, 3).Draw(t, "served") == 0,
+	}
+	if v.Key != "" {
+		v.Scope = pool.ScopeModel
+	}
+	return v
+}
+
 func (m *machine) failOne(t *rapid.T, l modelLease) {
-	meaning := rapid.SampledFrom([]pool.Meaning{
-		pool.RateLimited, pool.QuotaExhausted, pool.AuthFailed, pool.Overloaded, pool.RequestError,
-	}).Draw(t, "meaning")
-	wait := rapid.SampledFrom([]time.Duration{
-		0, 0, -time.Hour, time.Millisecond, time.Minute, time.Hour, 48 * time.Hour,
-	}).Draw(t, "wait")
-	reason := rapid.SampledFrom([]string{"429", "401"}).Draw(t, "reason")
-	l.Report(m.now, pool.Verdict{Meaning: meaning, Wait: wait, Reason: reason})
-	if !meaning.Benches() {
+	v := drawVerdict(t)
+	l.Report(m.now, v)
+	if !v.Meaning.Benches() {
 		return
 	}
 	m.settle()
 	if l.credential != m.credential(l.Member()) {
 		return
 	}
-	r := m.records[l.credential]
-	until := m.now.Add(m.bench(meaning, wait, r.failures+1))
-	switch {
-	case l.usable && l.benches == r.benches:
+	if v.Served {
+		m.end(l)
+	}
+	key, ready := v.Key, l.usable
+	if name, ok := strings.CutPrefix(l.key, "model:"); key == "model" && ok {
+		key = "model=" + name
+	} else if key == "model" {
+		key = ""
+	}
+	if key == "" {
+		ready = l.ready
+	}
+	b := m.look(l.credential, key)
+	switch cooling := m.now.Before(b.cooling); {
+	case (ready || v.Served) && b.stamp <= l.taken && !cooling:
 		m.prune()
-		r.failures++
-		r.benches++
-		r.meaning = meaning
-		if until.After(r.cooling) {
-			r.cooling = until
-		}
-		m.records[l.credential] = r
-	case wait > 0 && until.After(r.cooling):
-		if !m.now.Before(r.cooling) {
-			r.benches++
-		}
-		r.cooling, r.meaning = until, meaning
-		m.records[l.credential] = r
+		m.set(l.credential, key, v, m.bench(v, b.failures+1), true, !v.Repeated)
+	case v.Wait > 0 && m.now.Add(m.bench(v, 1)).After(b.cooling):
+		m.set(l.credential, key, v, m.bench(v, 1), !cooling, false)
 	}
 	m.settle()
-}
-
-// prune forgets credentials that are gone once there are many.
-func (m *machine) prune() {
-	if len(m.records) <= 2*len(m.names) {
-		return
-	}
-	maps.DeleteFunc(m.records, func(c modelCredential, r modelRecord) bool {
-		return c != m.credential(c.member) && !m.now.Before(r.cooling) && !m.now.Before(r.parked)
-	})
 }
 
 func (m *machine) wait(t *rapid.T) {
@@ -347,15 +299,6 @@ func (m *machine) wait(t *rapid.T) {
 	m.settle()
 }
 
-func (m *machine) parkModel(name string, d time.Duration) time.Time {
-	r := m.records[m.credential(name)]
-	if until := m.now.Add(d); until.After(r.parked) {
-		r.parked = until
-	}
-	m.records[m.credential(name)] = r
-	return r.parked
-}
-
 func (m *machine) rotate(t *rapid.T) {
 	m.settle()
 	to := rapid.SampledFrom(append([]string{"", "nobody"}, m.names...)).Draw(t, "to")
@@ -363,8 +306,8 @@ func (m *machine) rotate(t *rapid.T) {
 	target := to
 	switch {
 	case to == "":
-		target = m.next(from)
-	case to != from && !m.isUsable(to):
+		target = m.next("", from)
+	case to != from && !m.isUsable(to, ""):
 		target = ""
 	}
 	rot, err := m.pool.Rotate(m.now, to, time.Minute)
@@ -388,7 +331,6 @@ func (m *machine) rotate(t *rapid.T) {
 	}
 	if r, ok := m.records[m.credential(target)]; ok && to != "" {
 		r.parked = time.Time{}
-		m.records[m.credential(target)] = r
 	}
 	m.active = target
 }
@@ -406,7 +348,7 @@ func (m *machine) park(t *rapid.T) {
 	}
 	m.parkModel(name, d)
 	if name == m.active {
-		if to := m.next(); m.isReady(to) {
+		if to := m.next(""); m.isReady(to, "") {
 			m.active = to
 		}
 	}
@@ -420,7 +362,10 @@ func (m *machine) recover(t *rapid.T) {
 		t.Fatalf("recover %s: %v", name, err)
 	}
 	if r, ok := m.records[m.credential(name)]; ok && err == nil {
-		m.records[m.credential(name)] = modelRecord{benches: r.benches}
+		r.parked = time.Time{}
+		for i := range r.benches {
+			r.benches[i].end()
+		}
 	}
 	m.settle()
 }
@@ -464,17 +409,7 @@ func (m *machine) restart(t *rapid.T) {
 		m.pool.SetCredential(name, identity)
 	}
 	m.leases = nil
-	maps.DeleteFunc(m.records, func(_ modelCredential, r modelRecord) bool {
-		return r.failures == 0 && !m.now.Before(r.cooling) && !m.now.Before(r.parked)
-	})
-	for c, r := range m.records {
-		// Whether a bench has just ended or never was is the same to a new one.
-		r.benches = 0
-		if m.now.Before(r.cooling) {
-			r.benches = 1
-		}
-		m.records[c] = r
-	}
+	m.restartModel()
 }
 
 // The invariants.
@@ -487,13 +422,13 @@ func (m *machine) check(t *rapid.T) {
 	}
 	usable, cooling := 0, 0
 	for _, got := range st.Members {
-		r := m.records[m.credential(got.Name)]
-		want := pool.MemberStatus{State: pool.StateReady, Failures: r.failures}
+		r := m.record(m.credential(got.Name))
+		want := pool.MemberStatus{State: pool.StateReady, Failures: r.benches[0].failures}
 		switch {
 		case m.isMissing(got.Name):
 			want.State = pool.StateMissing
-		case m.isCooling(got.Name):
-			want.State, want.Until, want.Meaning = pool.StateCooling, r.cooling, r.meaning
+		case !m.isUsable(got.Name, ""):
+			want.State, want.Until, want.Meaning = pool.StateCooling, r.benches[0].cooling, r.benches[0].meaning
 			cooling++
 		case m.isParked(got.Name):
 			want.State, want.Until = pool.StateParked, r.parked
@@ -510,14 +445,39 @@ func (m *machine) check(t *rapid.T) {
 		if got.Active != (got.Name == m.active) {
 			t.Fatalf("member %+v, active is %s", got, m.active)
 		}
+		m.checkScopes(t, got)
 	}
-	m.checkAcquire(t)
+	for _, key := range requestKeys {
+		m.checkAcquire(t, key)
+	}
 	m.checkEvents(t)
-	if usable > 0 && m.exhausted {
+	if usable > 0 && m.out[""] {
 		t.Fatal("nobody was told that the pool has recovered")
 	}
-	if usable == 0 && cooling > 0 && !m.exhausted && m.now.Sub(m.exhaustedTold) >= 2*pool.DefaultNoticeWindow {
+	if usable == 0 && cooling > 0 && !m.out[""] && m.now.Sub(m.outTold[""]) >= 2*pool.DefaultNoticeWindow {
 		t.Fatal("nobody was told that the pool is exhausted")
+	}
+	for bench, out := range m.out {
+		if out && bench != "" && slices.ContainsFunc(covered[bench], func(key string) bool { return m.serves(key) != "" }) {
+			t.Fatalf("nobody was told that the pool has recovered for %q", bench)
+		}
+	}
+}
+
+func (m *machine) checkScopes(t *rapid.T, got pool.MemberStatus) {
+	var want []pool.ScopeStatus
+	for _, b := range m.record(m.credential(got.Name)).benches[1:] {
+		if m.now.Before(b.cooling) && !m.isMissing(got.Name) {
+			want = append(want, pool.ScopeStatus{Key: b.key, Until: b.cooling, Reason: b.reason, Meaning: b.meaning, Failures: b.failures})
+		}
+	}
+	slices.SortFunc(want, func(a, b pool.ScopeStatus) int { return strings.Compare(a.Key, b.Key) })
+	if !slices.EqualFunc(got.Scopes, want, func(a, b pool.ScopeStatus) bool {
+		sameTime := a.Until.Equal(b.Until)
+		a.Until, b.Until = time.Time{}, time.Time{}
+		return sameTime && a == b
+	}) {
+		t.Fatalf("%s is out for %+v, want %+v", got.Name, got.Scopes, want)
 	}
 }
 
@@ -528,21 +488,21 @@ func (m *machine) checkEvents(t *rapid.T) {
 			if e.From == "" || e.To == "" || e.From == e.To || !e.Meaning.Benches() || e.Until.IsZero() {
 				t.Fatalf("%+v", e)
 			}
-			if m.exhausted {
+			if m.out[""] || m.out[e.Key] {
 				t.Fatalf("a failover out of exhaustion: %+v", e)
 			}
 		case pool.Exhausted:
-			if e.To != "" || e.First == "" || !e.Until.After(e.Time) || m.exhausted {
-				t.Fatalf("exhausted before: %v, %+v", m.exhausted, e)
+			if e.To != "" || e.First == "" || !e.Until.After(e.Time) || m.out[e.Key] {
+				t.Fatalf("exhausted before: %v, %+v", m.out, e)
 			}
-			m.exhausted, m.exhaustedTold = true, e.Time
+			m.out[e.Key], m.outTold[e.Key] = true, e.Time
 		case pool.Recovered:
-			if e.To == "" || e.From != "" || !m.exhausted {
-				t.Fatalf("exhausted before: %v, %+v", m.exhausted, e)
+			if e.To == "" || e.From != "" || !m.out[e.Key] {
+				t.Fatalf("exhausted before: %v, %+v", m.out, e)
 			}
-			m.exhausted = false
+			m.out[e.Key] = false
 		case pool.Rotated:
-			if e.From == e.To {
+			if e.From == e.To || e.Key != "" {
 				t.Fatalf("%+v", e)
 			}
 		case pool.CredentialMissing:

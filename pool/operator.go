@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -32,6 +34,19 @@ type MemberStatus struct {
 	Until time.Time
 
 	// Failures counts failures in a row.
+	Failures int
+
+	// Scopes are the keys that the member is benched for, sorted, at most 32.
+	// Its state is about all other requests.
+	Scopes []ScopeStatus
+}
+
+// ScopeStatus is a bench for one key. See [Verdict] for the keys.
+type ScopeStatus struct {
+	Key      string
+	Until    time.Time
+	Reason   string
+	Meaning  Meaning
 	Failures int
 }
 
@@ -75,7 +90,21 @@ func (p *Pool) status(i int, now time.Time) MemberStatus {
 	case r.parked(now):
 		st.State, st.Reason, st.Until = StateParked, r.parkReason, r.parkedUntil
 	}
+	if m.identity != "" {
+		st.Scopes = r.scopeStatus(now)
+	}
 	return st
+}
+
+func (r *record) scopeStatus(now time.Time) []ScopeStatus {
+	var sts []ScopeStatus
+	for _, s := range r.scopes {
+		if s.cooling(now) {
+			sts = append(sts, ScopeStatus{s.key, s.coolingUntil, s.reason, s.meaning, s.failures})
+		}
+	}
+	slices.SortFunc(sts, func(a, b ScopeStatus) int { return cmp.Compare(a.Key, b.Key) })
+	return sts
 }
 
 // Outlook is when an exhausted pool will serve again.
@@ -90,16 +119,16 @@ type Outlook struct {
 	NeedsOperator bool
 }
 
-// Outlook says when the first cooling member is back.
-func (p *Pool) Outlook(now time.Time) Outlook {
+// Outlook says when the first member is back for requests with that key.
+func (p *Pool) Outlook(now time.Time, key string) Outlook {
 	p.state.mu.Lock()
 	defer p.state.mu.Unlock()
-	i := p.leastBad(now)
+	i := p.soonest(now, key)
 	if i < 0 {
 		return Outlook{NeedsOperator: true}
 	}
-	r := p.state.look(p.credential(i))
-	return Outlook{p.members[i].name, r.coolingUntil, r.meaning == AuthFailed}
+	b := p.holding(i, now, key)
+	return Outlook{p.members[i].name, b.coolingUntil, rejected(b)}
 }
 
 // Rotation is what a rotate did.
@@ -111,11 +140,11 @@ type Rotation struct {
 }
 
 // Rotate parks the active member for that long (0: the pool's ParkFor; at most
-// [MaxPark]) and
-// moves on: to the member named, whose own park ends, or if to is empty to the
-// next ready one, else the parked one soonest back. Naming the active member
-// changes nothing. It fails with [ErrUnknownMember], or with [ErrConflict] if
-// the member named is cooling or missing, or if there is nobody to move to.
+// [MaxPark]) and moves on: to the member named, whose own park ends, or if to is
+// empty to the next ready one, else the parked one soonest back. Benches for
+// single keys do not count. Naming the active member changes nothing. It fails
+// with [ErrUnknownMember], or with [ErrConflict] if the member named is cooling
+// or missing, or if there is nobody to move to.
 func (p *Pool) Rotate(now time.Time, to string, parkFor time.Duration) (Rotation, error) {
 	s := p.state
 	s.mu.Lock()
@@ -151,9 +180,9 @@ func (p *Pool) rotateTarget(from int, to string, now time.Time) (int, error) {
 	if to == "" {
 		var not []Lease
 		if from >= 0 {
-			not = []Lease{{p, p.take(from, now)}}
+			not = []Lease{{p, p.take(from, now, ""), ""}}
 		}
-		i := p.next(from, now, not)
+		i := p.next(from, now, "", not)
 		if i < 0 {
 			return -1, fmt.Errorf("%w: no other member is ready or parked", ErrConflict)
 		}
@@ -192,7 +221,7 @@ func (p *Pool) Park(now time.Time, name string, parkFor time.Duration, reason st
 	e := Event{Kind: Parked, Time: now, From: name, Reason: reason}
 	e.Until = s.park(p.credential(i), p.parkUntil(now, parkFor), reason)
 	if name == s.active {
-		if to := p.next(i, now, nil); to >= 0 && p.status(to, now).State == StateReady {
+		if to := p.next(i, now, "", nil); to >= 0 && p.status(to, now).State == StateReady {
 			e.To = p.members[to].name
 			s.advance(e.To)
 		}
@@ -201,7 +230,7 @@ func (p *Pool) Park(now time.Time, name string, parkFor time.Duration, reason st
 	return p.status(i, now), nil
 }
 
-// Recover ends a member's cooling, park and row of failures. It fails with
+// Recover ends a member's coolings, park and rows of failures. It fails with
 // [ErrUnknownMember], or with [ErrConflict] if the member is missing.
 func (p *Pool) Recover(now time.Time, name string) (MemberStatus, error) {
 	s := p.state

@@ -195,11 +195,11 @@ func TestOutlook_needsTheOperatorIfNobodyComesBackByWaiting(t *testing.T) {
 	b := newBed(t, "a", "b")
 	b.acquire().Report(b.now, pool.Verdict{Meaning: pool.AuthFailed, Reason: "401"})
 	b.SetMissing("b", "removed")
-	if out := b.Outlook(b.now); !out.NeedsOperator || out.First != "a" || out.Until.Sub(b.now) != 5*time.Minute {
+	if out := b.Outlook(b.now, ""); !out.NeedsOperator || out.First != "a" || out.Until.Sub(b.now) != 5*time.Minute {
 		t.Errorf("%+v", out)
 	}
 	b.SetMissing("a", "removed")
-	if out := b.Outlook(b.now); !out.NeedsOperator || out.First != "" {
+	if out := b.Outlook(b.now, ""); !out.NeedsOperator || out.First != "" {
 		t.Errorf("%+v", out)
 	}
 }

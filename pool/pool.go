@@ -13,6 +13,8 @@ import (
 var (
 	// ErrAllMissing: no member has a usable credential.
 	ErrAllMissing = errors.New("no member has a usable credential")
+	// ErrExhausted: nobody is ready or parked, but the least bad can be tried.
+	ErrExhausted = errors.New("no member is ready or parked")
 	// ErrUnknownMember: the pool has no member of that name.
 	ErrUnknownMember = errors.New("unknown member")
 	// ErrConflict: the pool's present state does not allow it.
@@ -81,7 +83,8 @@ type Pool struct {
 
 	// seat is what Acquire hands out as long as the state's version is the
 	// seat's. It is only ever set for an active member that is ready or parked:
-	// such a one stays active whatever the time is.
+	// such a one stays active whatever the time is. For some keys it may be out
+	// all the same; the seat knows for which.
 	seat atomic.Pointer[seat]
 }
 
@@ -154,203 +157,92 @@ func (p *Pool) Retire() {
 	p.retired = true
 }
 
-// Acquire hands out the active member. If nobody is ready or parked it hands
-// out the least bad one, and [Lease.Usable] says so: the cooling member that is
-// back first, those out for [AuthFailed] after all others. It fails with
-// [ErrAllMissing] if there is none of these either.
+// Acquire hands out the member for a request with that scope key: the active
+// one, or while that is out for the key, the first after it that is not. The
+// key is "model:" and the name of the model in lower case, as [ModelKey] makes
+// it, or else what the verdicts of the provider call the part of the API
+// ("resource:search"); empty if it is not known, and then benches of single keys
+// do not count.
 //
-// As long as nothing changes it takes no lock and allocates nothing.
-func (p *Pool) Acquire(now time.Time) (Lease, error) {
-	if s := p.seat.Load(); s != nil && s.version == p.state.version.Load() {
-		return Lease{p, s}, nil
+// If nobody is ready or parked it hands out the least bad one, and
+// [Lease.Usable] says so: the cooling member that is back first, those out for
+// [AuthFailed] after all others. But first those that still have more than
+// 15 min to go have their turn, each one once in 15 min: a wait of days can be
+// wrong. It fails with [ErrAllMissing] if there is none of these either.
+//
+// As long as nothing changes it takes no lock and allocates nothing, for every
+// key that the active member is ready for.
+func (p *Pool) Acquire(now time.Time, key string) (Lease, error) {
+	if s := p.seatFor(now, key); s != nil {
+		return Lease{p, s, key}, nil
 	}
-	return p.acquire(now)
+	return p.acquire(now, key)
 }
 
-func (p *Pool) acquire(now time.Time) (Lease, error) {
+// seatFor returns the seat that can be handed out as things are.
+func (p *Pool) seatFor(now time.Time, key string) *seat {
+	if s := p.seat.Load(); s != nil && s.version == p.state.version.Load() && !s.out(now, key) {
+		return s
+	}
+	return nil
+}
+
+func (p *Pool) acquire(now time.Time, key string) (Lease, error) {
 	s := p.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.settle(now)
-	if i := p.current(now, nil); i >= 0 {
-		seat := p.take(i, now)
+	if i := p.current(now, key, nil); i >= 0 {
+		seat := p.take(i, now, key)
 		if p.members[i].name == s.active {
 			p.seat.Store(seat)
 		}
-		return Lease{p, seat}, nil
+		return Lease{p, seat, key}, nil
 	}
-	if i := p.leastBad(now); i >= 0 {
-		return Lease{p, p.take(i, now)}, nil
+	i := p.leastBad(now, key)
+	if i < 0 {
+		return Lease{}, ErrAllMissing
 	}
-	return Lease{}, ErrAllMissing
+	p.exhaustedFor(key, -1, now)
+	if b := s.records[p.credential(i)].holding(key, now); b.due(now) {
+		b.tested = now
+	}
+	return Lease{p, p.take(i, now, key), key}, nil
+}
+
+// Check says what Acquire would do, without taking the turn of a member that is
+// to be tested: nil if somebody is ready or parked, else [ErrExhausted] or
+// [ErrAllMissing]. It is as cheap as Acquire.
+func (p *Pool) Check(now time.Time, key string) error {
+	if p.seatFor(now, key) != nil {
+		return nil
+	}
+	p.state.mu.Lock()
+	defer p.state.mu.Unlock()
+	p.settle(now)
+	switch {
+	case p.current(now, key, nil) >= 0:
+		return nil
+	case p.soonest(now, key) >= 0:
+		return ErrExhausted
+	default:
+		return ErrAllMissing
+	}
 }
 
 // AcquireOther hands out a ready or parked member that is none of those tried,
 // for a further attempt at the same request: the active one, else the next
 // after it. It reports whether there is one.
-func (p *Pool) AcquireOther(now time.Time, tried []Lease) (Lease, bool) {
+func (p *Pool) AcquireOther(now time.Time, key string, tried []Lease) (Lease, bool) {
 	s := p.state
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.settle(now)
-	i := p.current(now, tried)
+	i := p.current(now, key, tried)
 	if i < 0 {
 		return Lease{}, false
 	}
-	return Lease{p, p.take(i, now)}, true
-}
-
-// take makes a seat for the member at i.
-func (p *Pool) take(i int, now time.Time) *seat {
-	m := p.members[i]
-	r := p.state.look(credential{m.name, m.identity})
-	return &seat{
-		version:  p.state.version.Load(),
-		position: i,
-		member:   m.name,
-		identity: m.identity,
-		epoch:    r.epoch,
-		usable:   !r.cooling(now),
-		clean:    r.failures == 0 && r.coolingUntil.IsZero() && !p.state.exhausted,
-	}
-}
-
-// settle brings the pointer and the exhausted edge up to date with the time
-// and with what has changed, and tells it.
-func (p *Pool) settle(now time.Time) {
-	s := p.state
-	if p.retired {
-		return
-	}
-	from := p.index(s.active)
-	if p.usable(from, now) {
-		s.missingTold = ""
-		if s.exhausted {
-			s.setExhausted(false)
-			s.emit(Event{Kind: Recovered, Time: now, To: s.active}, p.cfg.NoticeWindow)
-		}
-		return
-	}
-	if to := p.next(from, now, nil); to >= 0 {
-		p.leave(from, to, now)
-		return
-	}
-	p.stay(from, now)
-}
-
-// leave moves the pointer off a member that can't serve.
-func (p *Pool) leave(from, to int, now time.Time) {
-	s := p.state
-	e := Event{Time: now, To: p.members[to].name}
-	s.advance(e.To)
-	s.missingTold = ""
-	switch {
-	case s.exhausted:
-		s.setExhausted(false)
-		e.Kind = Recovered
-	case from < 0: // the configuration no longer has the member
-		return
-	case p.members[from].identity == "":
-		e.Kind, e.From, e.Reason = CredentialMissing, p.members[from].name, p.members[from].missing
-	default:
-		r := s.look(p.credential(from))
-		e.Kind, e.From, e.Reason, e.Meaning, e.Until = Failover, p.members[from].name, r.reason, r.meaning, r.coolingUntil
-	}
-	s.emit(e, p.cfg.NoticeWindow)
-}
-
-// stay keeps the pointer because there is nobody to move it to.
-func (p *Pool) stay(from int, now time.Time) {
-	s := p.state
-	missing := from >= 0 && p.members[from].identity == ""
-	if missing && s.missingTold != s.active {
-		s.missingTold = s.active
-		s.emit(Event{Kind: CredentialMissing, Time: now, From: s.active, Reason: p.members[from].missing}, p.cfg.NoticeWindow)
-	}
-	first := p.leastBad(now)
-	// An exhaustion that lasts is told, if only later.
-	late := !s.untold.IsZero() && now.Sub(s.untold) >= p.cfg.NoticeWindow
-	if first < 0 || (s.exhausted && !late) {
-		return
-	}
-	s.setExhausted(true)
-	cause := s.look(p.credential(first))
-	e := Event{Kind: Exhausted, Time: now, First: p.members[first].name, Until: cause.coolingUntil}
-	for _, m := range p.members {
-		if m.identity == "" {
-			e.Missing++
-		}
-	}
-	if from >= 0 && !missing {
-		e.From = s.active
-		cause = s.look(p.credential(from))
-	}
-	e.Reason, e.Meaning = cause.reason, cause.meaning
-	s.emit(e, p.cfg.NoticeWindow)
-}
-
-// current returns the member to serve with: the active one, else the next;
-// -1 if nobody is ready or parked and not in tried.
-func (p *Pool) current(now time.Time, tried []Lease) int {
-	active := p.index(p.state.active)
-	if p.usable(active, now) && !p.among(active, tried) {
-		return active
-	}
-	return p.next(active, now, tried)
-}
-
-// next returns the first ready member after the one at i, wrapping round; if
-// none is ready, the parked one soonest back; -1 if there is none. Members in
-// tried are passed over.
-func (p *Pool) next(i int, now time.Time, tried []Lease) int {
-	parked, soonest := -1, time.Time{}
-	for k := 1; k <= len(p.members); k++ {
-		j := (i + k) % len(p.members)
-		if !p.usable(j, now) || p.among(j, tried) {
-			continue
-		}
-		r := p.state.look(p.credential(j))
-		if !r.parked(now) {
-			return j
-		}
-		if parked < 0 || r.parkedUntil.Before(soonest) {
-			parked, soonest = j, r.parkedUntil
-		}
-	}
-	return parked
-}
-
-// leastBad returns the cooling member soonest back, those out for AuthFailed
-// after all others; -1 if none is cooling.
-func (p *Pool) leastBad(now time.Time) int {
-	best, bestRecord := -1, record{}
-	for i, m := range p.members {
-		r := p.state.look(p.credential(i))
-		if m.identity == "" || !r.cooling(now) {
-			continue
-		}
-		worse := r.meaning == AuthFailed
-		bestWorse := bestRecord.meaning == AuthFailed
-		if best < 0 || (worse == bestWorse && r.coolingUntil.Before(bestRecord.coolingUntil)) || (bestWorse && !worse) {
-			best, bestRecord = i, r
-		}
-	}
-	return best
-}
-
-// usable reports whether the member at i is ready or parked.
-func (p *Pool) usable(i int, now time.Time) bool {
-	if i < 0 || p.members[i].identity == "" {
-		return false
-	}
-	r := p.state.records[p.credential(i)]
-	return r == nil || !r.cooling(now)
-}
-
-func (p *Pool) among(i int, leases []Lease) bool {
-	return slices.ContainsFunc(leases, func(l Lease) bool {
-		return l.seat.member == p.members[i].name && l.seat.identity == p.members[i].identity
-	})
+	return Lease{p, p.take(i, now, key), key}, true
 }
 
 func (p *Pool) credential(i int) credential {
@@ -365,12 +257,18 @@ func (p *Pool) index(name string) int {
 // benchFor returns how long a verdict benches a member that fails for the
 // n-th time in a row, counting from 1.
 func (p *Pool) benchFor(v Verdict, n int) time.Duration {
-	if v.Wait > 0 {
-		return p.bounded(v.Wait)
-	}
 	c, ok := p.cfg.Cooldowns[v.Meaning]
 	if !ok {
 		c = DefaultCooldown(v.Meaning)
+	}
+	base := min(c.Base, c.Cap, p.cfg.MaxCooldown)
+	switch {
+	case v.Wait > 0 && v.Repeated:
+		return min(p.bounded(v.Wait), base)
+	case v.Wait > 0:
+		return p.bounded(v.Wait)
+	case v.Repeated:
+		return base
 	}
 	d := c.Base
 	for ; n > 1 && d < c.Cap; n-- {

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -45,7 +46,12 @@ func (b *bed) configure(members ...string) {
 
 func (b *bed) acquire() pool.Lease {
 	b.t.Helper()
-	l, err := b.Acquire(b.now)
+	return b.acquireFor("")
+}
+
+func (b *bed) acquireFor(key string) pool.Lease {
+	b.t.Helper()
+	l, err := b.Acquire(b.now, key)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -56,12 +62,42 @@ func (b *bed) fail(l pool.Lease, wait time.Duration) {
 	l.Report(b.now, pool.Verdict{Meaning: pool.RateLimited, Wait: wait, Reason: "429"})
 }
 
+// failFor says on a lease that a key is out.
+func (b *bed) failFor(l pool.Lease, key string, wait time.Duration) {
+	l.Report(b.now, pool.Verdict{Meaning: pool.RateLimited, Scope: pool.ScopeModel, Key: key, Wait: wait, Reason: "429"})
+}
+
 func (b *bed) succeed(l pool.Lease) { l.Report(b.now, pool.Verdict{Meaning: pool.OK}) }
 
 func (b *bed) wantActive(member string) {
 	b.t.Helper()
 	if l := b.acquire(); l.Member() != member || !l.Usable() {
 		b.t.Fatalf("serves %s (usable: %v), want %s", l.Member(), l.Usable(), member)
+	}
+}
+
+// wantServes checks who serves requests with a key.
+func (b *bed) wantServes(key, member string) {
+	b.t.Helper()
+	if l := b.acquireFor(key); l.Member() != member || !l.Usable() {
+		b.t.Fatalf("%q goes to %s (usable: %v), want %s", key, l.Member(), l.Usable(), member)
+	}
+}
+
+// wantScopes checks what a member is benched for, as "key wait".
+func (b *bed) wantScopes(member string, want ...string) {
+	b.t.Helper()
+	for _, m := range b.Status(b.now).Members {
+		if m.Name != member {
+			continue
+		}
+		var got []string
+		for _, s := range m.Scopes {
+			got = append(got, fmt.Sprint(s.Key, " ", s.Until.Sub(b.now)))
+		}
+		if !slices.Equal(got, want) {
+			b.t.Fatalf("%s is out for %v, want %v", member, got, want)
+		}
 	}
 }
 
@@ -214,7 +250,7 @@ func TestExhaustion_authFailedIsWorst(t *testing.T) {
 	if l := b.acquire(); l.Member() != "b" {
 		t.Errorf("serves %s", l.Member())
 	}
-	if out := b.Outlook(b.now); out.NeedsOperator || out.First != "b" {
+	if out := b.Outlook(b.now, ""); out.NeedsOperator || out.First != "b" {
 		t.Errorf("outlook %+v", out)
 	}
 }
@@ -274,7 +310,7 @@ func TestRotate(t *testing.T) {
 	b.wantState("a", pool.StateReady, 0)
 	for name, to := range map[string]string{"unknown": "x", "cooling": "c", "missing": "b"} {
 		b.SetMissing("b", "test")
-		l, _ := b.AcquireOther(b.now, []pool.Lease{b.acquire()})
+		l, _ := b.AcquireOther(b.now, "", []pool.Lease{b.acquire()})
 		if l != (pool.Lease{}) {
 			b.fail(l, time.Hour)
 		}
@@ -335,7 +371,7 @@ func TestMissing_theActiveMemberIsLeftAndTold(t *testing.T) {
 	b.wantEvents(pool.CredentialMissing)
 	b.SetMissing("b", "removed")
 	for range 3 {
-		if _, err := b.Acquire(b.now); !errors.Is(err, pool.ErrAllMissing) {
+		if _, err := b.Acquire(b.now, ""); !errors.Is(err, pool.ErrAllMissing) {
 			t.Fatal(err)
 		}
 		b.now = b.now.Add(time.Hour)
@@ -392,6 +428,7 @@ func TestDocument_aBenchSurvivesARestart(t *testing.T) {
 
 func FuzzParseDocument(f *testing.F) {
 	f.Add([]byte(`{"version":1,"active":"a","records":[{"member":"a","identity":"x","cooling_until":"2099-01-01T00:00:00Z"}]}`))
+	f.Add([]byte(`{"version":1,"exhausted_keys":["model:x"],"records":[{"member":"a","identity":"id-of-a","scopes":[{"key":"model:x","cooling_until":"2099-01-01T00:00:00Z"}]}]}`))
 	f.Add([]byte(`{"version":2}`))
 	f.Add([]byte(`{`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -405,33 +442,14 @@ func FuzzParseDocument(f *testing.F) {
 			if m.Until.Sub(b.now) > time.Hour {
 				t.Errorf("%s until %v", m.Name, m.Until)
 			}
+			if len(m.Scopes) > 32 {
+				t.Errorf("%s is out for %d keys", m.Name, len(m.Scopes))
+			}
+			for _, s := range m.Scopes {
+				if s.Until.Sub(b.now) > time.Hour {
+					t.Errorf("%s until %v for %s", m.Name, s.Until, s.Key)
+				}
+			}
 		}
 	})
-}
-
-func benchPool(b *testing.B, n int) *bed {
-	names := make([]string, n)
-	for i := range names {
-		names[i] = "m" + time.Duration(i).String()
-	}
-	return newBed(b, names...)
-}
-
-func BenchmarkAcquire(b *testing.B) {
-	for name, n := range map[string]int{"2": 2, "1000": 1000} {
-		b.Run(name, func(b *testing.B) {
-			p := benchPool(b, n)
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					l, err := p.Acquire(p.now)
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					l.Report(p.now, pool.Verdict{Meaning: pool.OK})
-				}
-			})
-		})
-	}
 }

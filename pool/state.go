@@ -17,10 +17,16 @@ type State struct {
 	name string
 	tell func(Event)
 
-	mu        sync.Mutex
-	active    string // a member's name; it may be one that the configuration no longer has
-	exhausted bool
-	records   map[credential]*record
+	mu      sync.Mutex
+	active  string // a member's name; it may be one that the configuration no longer has
+	records map[credential]*record
+
+	// benches counts the benches that have begun.
+	benches uint64
+
+	// edges is whether the pool is exhausted, by key; the empty one is the whole
+	// pool's and always there.
+	edges map[string]*edge
 
 	// missingTold is the active member whose missing credential was told.
 	missingTold string
@@ -29,10 +35,6 @@ type State struct {
 	// were held back since the last one told.
 	told       map[episode]time.Time
 	suppressed int
-
-	// recovered is when a recovery was last told, and untold since when the pool
-	// is exhausted without that being told; zero if it was.
-	recovered, untold time.Time
 
 	// version moves with every change that a seat could depend on, revision
 	// with every change that is worth saving.
@@ -43,35 +45,6 @@ type State struct {
 // credential names one credential in one member's seat. A member whose secret
 // was replaced is another credential, with a clean record.
 type credential struct{ member, identity string }
-
-// record is what is known about one credential. Its zero value is a clean one.
-type record struct {
-	coolingUntil time.Time
-	meaning      Meaning
-	reason       string
-
-	parkedUntil time.Time
-	parkReason  string
-
-	// failures counts failures in a row.
-	failures int
-
-	// epoch counts benches, so that a lease can tell whether the member was
-	// benched since it was taken.
-	epoch uint64
-}
-
-func (r *record) cooling(now time.Time) bool { return now.Before(r.coolingUntil) }
-func (r *record) parked(now time.Time) bool  { return now.Before(r.parkedUntil) }
-
-// lapsed reports whether the record no longer keeps the member from anything.
-func (r *record) lapsed(now time.Time) bool { return !r.cooling(now) && !r.parked(now) }
-
-// episode is what makes two events the same one.
-type episode struct {
-	kind             EventKind
-	from, to, reason string
-}
 
 // NewState makes the empty state of the pool of that name. tell is given each
 // event in order. It is called with the state locked, so it must not block and
@@ -84,6 +57,7 @@ func NewState(name string, tell func(Event)) *State {
 		name:    name,
 		tell:    tell,
 		records: make(map[credential]*record),
+		edges:   map[string]*edge{"": {}},
 		told:    make(map[episode]time.Time),
 	}
 }
@@ -91,32 +65,35 @@ func NewState(name string, tell func(Event)) *State {
 // Revision moves with every change that is worth saving.
 func (s *State) Revision() uint64 { return s.revision.Load() }
 
-// bench sets a cooling for a further failure in a row. It never shortens the
-// one that runs.
-func (s *State) bench(c credential, until time.Time, v Verdict) {
-	r := s.record(c)
-	r.failures++
-	r.epoch++
-	if until.After(r.coolingUntil) {
-		r.coolingUntil = until
+// bench sets a cooling, of the whole member or of one key, for a further
+// failure in a row. It never shortens the one that runs.
+func (s *State) bench(c credential, key string, until, now time.Time, v Verdict) {
+	b := s.record(c).of(key, now)
+	if !v.Repeated {
+		b.failures++
 	}
-	r.meaning, r.reason = v.Meaning, v.Reason
+	b.epoch = s.nextBench()
+	b.set(until, v)
 	s.changed()
 }
 
 // lengthen makes a running cooling longer, or sets one after the last has
 // ended, by evidence from an attempt that does not count as a further failure.
-func (s *State) lengthen(c credential, until, now time.Time, v Verdict) {
-	r := s.record(c)
-	if !until.After(r.coolingUntil) {
+func (s *State) lengthen(c credential, key string, until, now time.Time, v Verdict) {
+	if b := s.records[c].look(key); !until.After(b.coolingUntil) {
 		return
 	}
-	if !r.cooling(now) {
-		r.epoch++
+	b := s.record(c).of(key, now)
+	if !b.cooling(now) {
+		b.epoch = s.nextBench()
 	}
-	r.coolingUntil = until
-	r.meaning, r.reason = v.Meaning, v.Reason
+	b.set(until, v)
 	s.changed()
+}
+
+func (s *State) nextBench() uint64 {
+	s.benches++
+	return s.benches
 }
 
 // park sets a member aside. It never shortens the park that runs.
@@ -137,39 +114,45 @@ func (s *State) unpark(c credential) {
 	}
 }
 
-// success ends a cooling and the row of failures. It reports whether that
-// changed anything.
-func (s *State) success(c credential) bool {
-	r := s.records[c]
-	if r == nil || (r.failures == 0 && r.coolingUntil.IsZero()) {
-		return false
-	}
-	r.failures, r.coolingUntil, r.meaning, r.reason = 0, time.Time{}, "", ""
-	s.changed()
-	return true
+// success ends what a request with that key has shown to be over, of the
+// benches that began no later than epoch: that of the whole member and those
+// for the key, with their rows of failures.
+func (s *State) success(c credential, key string, epoch uint64) {
+	s.end(c, epoch, func(bench string) bool { return covers(bench, key) })
 }
 
-// recover ends a cooling, a park and the row of failures. It reports whether
-// that changed anything.
+// recover ends every cooling, the park and the rows of failures. It reports
+// whether that changed anything.
 func (s *State) recover(c credential) bool {
-	cooled := s.success(c)
+	cooled := s.end(c, s.benches, func(string) bool { return true })
 	parked := s.records[c] != nil && !s.records[c].parkedUntil.IsZero()
 	s.unpark(c)
 	return cooled || parked
+}
+
+// end ends the benches that began no later than epoch: the whole member's and
+// those for the keys that are wanted.
+func (s *State) end(c credential, epoch uint64, wanted func(key string) bool) bool {
+	r := s.records[c]
+	if r == nil {
+		return false
+	}
+	ended := r.epoch <= epoch && r.end()
+	for i := range r.scopes {
+		if b := &r.scopes[i]; b.epoch <= epoch && wanted(b.key) && b.end() {
+			ended = true
+		}
+	}
+	if ended {
+		s.changed()
+	}
+	return ended
 }
 
 // advance moves the active pointer.
 func (s *State) advance(member string) {
 	if s.active != member {
 		s.active = member
-		s.changed()
-	}
-}
-
-// setExhausted enters or leaves the exhausted edge.
-func (s *State) setExhausted(exhausted bool) {
-	if s.exhausted != exhausted {
-		s.exhausted = exhausted
 		s.changed()
 	}
 }
@@ -211,51 +194,4 @@ func (s *State) prune(now time.Time, keep func(credential) bool) {
 	maps.DeleteFunc(s.records, func(c credential, r *record) bool {
 		return r.lapsed(now) && !keep(c)
 	})
-}
-
-// emit tells an event, unless the same one was told within window. What the
-// operator did is always told, and starts new episodes. So does a recovery, but
-// only once within window: a pool that an API refuses in one place and serves in
-// another can be exhausted and recover with every request.
-func (s *State) emit(e Event, window time.Duration) {
-	switch e.Kind {
-	case Rotated, Parked, MemberRecovered:
-		clear(s.told)
-	case Recovered:
-		if !s.untold.IsZero() { // what it ends was not told
-			s.untold = time.Time{}
-			s.suppressed++
-			return
-		}
-		if e.Time.Sub(s.recovered) >= window {
-			clear(s.told)
-		}
-		s.recovered = e.Time
-	case Failover, Exhausted, CredentialMissing:
-		if s.toldBefore(e, window) {
-			s.suppressed++
-			return
-		}
-	}
-	e.Pool = s.name
-	e.Suppressed, s.suppressed = s.suppressed, 0
-	s.tell(e)
-}
-
-// toldBefore reports whether the same event was told within window, and notes
-// that it is told now if not.
-func (s *State) toldBefore(e Event, window time.Duration) bool {
-	maps.DeleteFunc(s.told, func(_ episode, at time.Time) bool { return e.Time.Sub(at) >= window })
-	k := episode{e.Kind, e.From, e.To, e.Reason}
-	_, again := s.told[k]
-	if !again {
-		s.told[k] = e.Time
-	}
-	if e.Kind == Exhausted {
-		s.untold = time.Time{}
-		if again {
-			s.untold = e.Time
-		}
-	}
-	return again
 }

@@ -59,12 +59,23 @@ type Verdict struct {
 	//
 	// It is in lower case and has at most 80 bytes of a-z, 0-9, '.', '_', '-'
 	// and one colon.
+	//
+	// [Lease.Report] knows the key of the request and replaces "model" by
+	// "model=" and the full name, which covers that model alone. If that is not
+	// known, or the member is already benched for 32 keys, the whole member is
+	// benched.
 	Key string
 
 	// Served is true if the answer is good all the same: it tells that the
 	// quota is now used up, or that the next request will be refused, but this
 	// request was served. It is to be given back, not tried again.
 	Served bool
+
+	// Repeated is true if every member that was tried with this request before
+	// failed in the same way, and the evidence can be about the request, or the
+	// address that it came from. The member is benched no longer than the base
+	// of its cooldown, and the failure does not count in its row.
+	Repeated bool
 
 	// Reason is the evidence in one word: the status ("429"), or an error code
 	// of the provider's table where the status does not tell ("invalid_grant",
