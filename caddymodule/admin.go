@@ -194,6 +194,18 @@ type memberView struct {
 	Until    time.Time        `json:"until,omitzero"`
 	Failures int              `json:"failures"`
 	Kind     string           `json:"kind,omitempty"`
+
+	// Scopes are the models and parts of the API that the member is out for,
+	// while it is in its state for all else.
+	Scopes []scopeView `json:"scopes,omitempty"`
+}
+
+type scopeView struct {
+	Key      string       `json:"key"`
+	Until    time.Time    `json:"until"`
+	Reason   string       `json:"reason,omitempty"`
+	Meaning  pool.Meaning `json:"meaning"`
+	Failures int          `json:"failures"`
 }
 
 func (sp *servedPool) view() poolView {
@@ -206,7 +218,11 @@ func (sp *servedPool) view() poolView {
 }
 
 func (sp *servedPool) memberView(m pool.MemberStatus) memberView {
-	return memberView{m.Name, m.Position, m.Active, m.State, m.Reason, m.Meaning, noticeTime(m.Until), m.Failures, sp.kind(m.Position)}
+	v := memberView{m.Name, m.Position, m.Active, m.State, m.Reason, m.Meaning, noticeTime(m.Until), m.Failures, sp.kind(m.Position), nil}
+	for _, s := range m.Scopes {
+		v.Scopes = append(v.Scopes, scopeView{s.Key, noticeTime(s.Until), s.Reason, s.Meaning, s.Failures})
+	}
+	return v
 }
 
 // list is names for the text of an error.

@@ -48,6 +48,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        park_for     <duration>
 //	        inject       header|query <name> <template>
 //	        hosts        <hosts…>
+//	        scope        <placeholder>
 //	        fail <kind> {
 //	            status <codes…>
 //	            header <name> [<values…>]
@@ -201,10 +202,15 @@ func (cfg *PoolConfig) unmarshalWord(d *caddyfile.Dispenser, word string) error 
 		}
 		cfg.Hosts = append(cfg.Hosts, args...)
 		return nil
+	case "scope":
+		if cfg.Scope != "" {
+			return d.Err("scope is given twice")
+		}
+		return oneArg(d, &cfg.Scope)
 	case "fail":
 		return cfg.unmarshalFail(d)
 	default:
-		return unknownWord(d, word, "provider, member, cooldown, max_cooldown, park_for, inject, hosts, fail")
+		return unknownWord(d, word, "provider, member, cooldown, max_cooldown, park_for, inject, hosts, scope, fail")
 	}
 }
 

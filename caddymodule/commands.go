@@ -185,6 +185,9 @@ func (op *operator) status(args []string) error {
 		for _, p := range answer.Pools {
 			for _, m := range p.Members {
 				row(p.Name, m.Name, mark(m.Active), m.State, untilText(m.Until), m.Failures, m.why())
+				for _, s := range m.Scopes {
+					row(p.Name, m.Name, "", "cooling for "+s.Key, untilText(s.Until), s.Failures, fmt.Sprintf("%s (%s)", s.Meaning, s.Reason))
+				}
 			}
 		}
 	})

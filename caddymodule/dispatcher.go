@@ -236,6 +236,8 @@ func (n Notice) fields() []zap.Field {
 		zap.String("to", n.To),
 		zap.String("reason", n.Reason),
 		zap.String("meaning", string(n.Meaning)),
+		zap.String("key", n.Key),
+		zap.Bool("repeated", n.Repeated),
 		zap.Int("suppressed", n.Suppressed),
 		zap.String("instance", n.Instance),
 	}
@@ -262,6 +264,8 @@ func (n Notice) eventData() map[string]any {
 		"to":         n.To,
 		"reason":     n.Reason,
 		"meaning":    string(n.Meaning),
+		"key":        n.Key,
+		"repeated":   n.Repeated,
 		"until":      until,
 		"suppressed": n.Suppressed,
 		"instance":   n.Instance,

@@ -22,6 +22,8 @@ type exchange struct {
 	recorder *recorder
 	retries  int
 	tried    []pool.Lease
+	key      string       // what the request asks for; see scopeKey
+	failed   pool.Verdict // that every attempt so far has met, if they have met the same
 
 	armed  *armed         // of the last attempt
 	spent  []*armed       // of those before
@@ -76,6 +78,11 @@ var errNoCredential = errors.New("the members' credentials were removed while th
 // replayed.
 func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	now := time.Now()
+	x.record(req)
+	if x.key == "" {
+		x.key = x.pool.scopeKey(req)
+		x.readModel(req, now)
+	}
 	lease, a, err := x.first(now)
 	if err != nil {
 		return nil, err
@@ -84,7 +91,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 		return x.refusal(req, now), nil
 	}
 	x.armed = a
-	body, err := x.record(req)
+	body, err := x.body()
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +104,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 			return nil, err
 		}
 		res, v := x.judge(res)
-		lease.Report(time.Now(), v)
+		x.report(req, lease, v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
 		if v.Meaning.Benches() && !v.Served && res.StatusCode < 500 {
 			if l, again, ok := x.again(lease); ok {
@@ -120,7 +127,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 // that every member has refused.
 func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 	for range 3 {
-		lease, err := x.pool.Acquire(now, "")
+		lease, err := x.pool.Acquire(now, x.key)
 		if err != nil || !x.handler.maySend(lease) || x.hasTried(lease) {
 			return pool.Lease{}, nil, nil
 		}
@@ -147,7 +154,7 @@ func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadClose
 	if x.retries >= x.handler.retries() {
 		return lease, nil, false
 	}
-	lease, ok = x.pool.AcquireOther(time.Now(), "", x.tried)
+	lease, ok = x.pool.AcquireOther(time.Now(), x.key, x.tried)
 	if !ok {
 		return lease, nil, false
 	}
@@ -155,11 +162,9 @@ func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadClose
 	if a == nil {
 		return lease, nil, false
 	}
-	if x.recorder != nil {
-		var err error
-		if body, err = x.recorder.attempt(); err != nil { // it has outgrown the recording
-			return lease, nil, false
-		}
+	body, err := x.body()
+	if err != nil { // it has outgrown the recording
+		return lease, nil, false
 	}
 	x.spent, x.armed = append(x.spent, x.armed), a
 	x.retries++
@@ -167,19 +172,39 @@ func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadClose
 	return lease, body, true
 }
 
-// record makes the request's body replayable, and returns it for the first
-// attempt; nil if there is none. A body without an end in sight, as an
-// upgrade's, does not come here: reverse_proxy sends those without one.
-func (x *exchange) record(req *http.Request) (io.ReadCloser, error) {
+// report says on the lease what came of an attempt. That every member fails in
+// the same way may be because of the request, or our address, unless the answer
+// speaks of an account's quota.
+func (x *exchange) report(req *http.Request, lease pool.Lease, v pool.Verdict) {
+	if v.Scope == pool.ScopeModel {
+		lease = lease.For(x.modelOf(req))
+	}
+	if v.Meaning == pool.RateLimited || v.Meaning == pool.AuthFailed {
+		v.Repeated = len(x.tried) > 0 && x.failed.Meaning == v.Meaning && x.failed.Reason == v.Reason
+		if x.failed = v; len(x.tried) > 0 && !v.Repeated {
+			x.failed = pool.Verdict{}
+		}
+	}
+	lease.Report(time.Now(), v)
+}
+
+// record makes the request's body replayable. A body without an end in sight,
+// as an upgrade's, does not come here: reverse_proxy sends those without one.
+func (x *exchange) record(req *http.Request) {
+	if x.recorder != nil || req.Body == nil || req.Body == http.NoBody {
+		return
+	}
+	limit := x.handler.replayLimit()
+	if req.ContentLength > limit {
+		limit = 0 // it would be recorded in vain
+	}
+	x.recorder = newRecorder(req.Body, limit, recordings)
+}
+
+// body returns the request's body for an attempt; nil if there is none.
+func (x *exchange) body() (io.ReadCloser, error) {
 	if x.recorder == nil {
-		if req.Body == nil || req.Body == http.NoBody {
-			return nil, nil
-		}
-		limit := x.handler.replayLimit()
-		if req.ContentLength > limit {
-			limit = 0 // it would be recorded in vain
-		}
-		x.recorder = newRecorder(req.Body, limit, recordings)
+		return nil, nil
 	}
 	return x.recorder.attempt()
 }
@@ -227,7 +252,7 @@ func (x *exchange) giveBack(req *http.Request, res *http.Response, hints *interi
 		res.Status = strconv.Itoa(res.StatusCode) + " " + http.StatusText(res.StatusCode)
 	}
 	if res.StatusCode == http.StatusTooManyRequests {
-		x.pool.addRetryAfter(res.Header)
+		x.pool.addRetryAfter(res.Header, x.key)
 	}
 	hints.forward(x.removeSecrets)
 }

@@ -298,7 +298,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	// Nobody is asked for a lease yet: that would take the turn of a member that
 	// is to be tested.
 	if err := h.pool.Check(now, ""); err != nil && (h.OnExhausted == onExhaustedReject || !errors.Is(err, pool.ErrExhausted)) {
-		status, header, e := h.pool.refusal(now)
+		status, header, e := h.pool.refusal(now, "")
 		maps.Copy(w.Header(), header)
 		writeError(w, r, status, e)
 		return true
@@ -351,14 +351,14 @@ func (h *Handler) matches(token string) bool {
 // serveNext sets the active member's credential for the next handler and
 // watches what it answers.
 func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	x := &exchange{pool: h.pool, handler: h}
+	x := &exchange{pool: h.pool, handler: h, key: h.pool.scopeKey(r)}
 	now := time.Now()
 	lease, a, err := x.first(now)
 	if err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	if a == nil {
-		status, header, e := h.pool.refusal(now)
+		status, header, e := h.pool.refusal(now, x.key)
 		maps.Copy(w.Header(), header)
 		writeError(w, r, status, e)
 		return nil

@@ -43,6 +43,14 @@ type Notice struct {
 	// Meaning is what the upstream's answer meant, if one caused it.
 	Meaning pool.Meaning `json:"meaning,omitempty"`
 
+	// Key is the model or the part of the API that it is about, if it is not
+	// about the whole member: "model:opus", "resource:search".
+	Key string `json:"key,omitempty"`
+
+	// Repeated is true if other members had failed in the same way with the same
+	// request, so that it may be the request's fault, or our address's.
+	Repeated bool `json:"repeated,omitempty"`
+
 	// Until is when From is back, in UTC; for exhausted, when the first member
 	// is.
 	Until time.Time `json:"until,omitzero"`
@@ -69,6 +77,8 @@ func newNotice(e pool.Event, instance string) Notice {
 		To:         e.To,
 		Reason:     e.Reason,
 		Meaning:    e.Meaning,
+		Key:        e.Key,
+		Repeated:   e.Repeated,
 		Until:      noticeTime(e.Until),
 		Suppressed: e.Suppressed,
 		Instance:   instance,
@@ -95,6 +105,9 @@ func newNoticeID(t time.Time) string {
 func message(e pool.Event) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "Pool %q", e.Pool)
+	if e.Key != "" {
+		fmt.Fprintf(&s, ", for %s alone:", e.Key)
+	}
 	switch e.Kind {
 	case pool.Failover:
 		fmt.Fprintf(&s, " failed over from %q to %q%s%s", e.From, e.To, after(e.Meaning), because(e.Reason))
@@ -134,6 +147,9 @@ func message(e pool.Event) string {
 		s.WriteString(because(e.Reason))
 	}
 	s.WriteByte('.')
+	if e.Repeated {
+		s.WriteString(" Others had failed in the same way, so it may be the request, or the address that it came from.")
+	}
 	switch {
 	case e.Suppressed == 1:
 		s.WriteString(" 1 similar notice was not repeated.")

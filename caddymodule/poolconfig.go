@@ -51,6 +51,11 @@ type PoolConfig struct {
 	// it is compared with what is dialled.
 	Hosts []string `json:"hosts,omitempty"`
 
+	// Which model or part of the API a request asks for, as a placeholder such as
+	// `{http.request.header.X-Model}`, for providers that limit single ones.
+	// Default: what the path says, or the `model` of a JSON body.
+	Scope string `json:"scope,omitempty"`
+
 	// Further rules about what an answer means. They are asked before the
 	// provider's, in order.
 	Fail []FailRule `json:"fail,omitempty"`
@@ -168,6 +173,7 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 	if sp.provider, err = cfg.withRules(provider); err != nil {
 		return nil, err
 	}
+	sp.scoped, sp.scope = sp.provider.Scoped(), cfg.Scope
 	if err := sp.compilePlaces(cfg.Inject); err != nil {
 		return nil, err
 	}

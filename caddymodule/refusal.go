@@ -11,15 +11,15 @@ import (
 )
 
 // addRetryAfter says when an exhausted pool serves again, if nothing else does.
-func (sp *servedPool) addRetryAfter(h http.Header) {
+func (sp *servedPool) addRetryAfter(h http.Header, key string) {
 	if h.Get("Retry-After") != "" {
 		return
 	}
 	now := time.Now()
-	if _, more := sp.AcquireOther(now, "", nil); more {
+	if _, more := sp.AcquireOther(now, key, nil); more {
 		return
 	}
-	if out := sp.Outlook(now, ""); out.First != "" {
+	if out := sp.Outlook(now, key); out.First != "" {
 		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
 }
@@ -32,7 +32,7 @@ func waitSeconds(wait time.Duration) string {
 
 // refusal is the answer of an exhausted pool of which nothing goes upstream.
 func (x *exchange) refusal(req *http.Request, now time.Time) *http.Response {
-	status, header, e := x.pool.refusal(now)
+	status, header, e := x.pool.refusal(now, x.key)
 	body := e.json()
 	header.Set("Content-Type", "application/json")
 	return &http.Response{
@@ -50,8 +50,8 @@ func (x *exchange) refusal(req *http.Request, now time.Time) *http.Response {
 
 // refusal is what an exhausted pool says: 429 if members come back by waiting,
 // 503 if none does.
-func (sp *servedPool) refusal(now time.Time) (status int, h http.Header, e localError) {
-	out := sp.Outlook(now, "")
+func (sp *servedPool) refusal(now time.Time, key string) (status int, h http.Header, e localError) {
+	out := sp.Outlook(now, key)
 	h = make(http.Header)
 	e = localError{Type: "pool_exhausted", Message: "no account of the pool " + strconv.Quote(sp.Name()) + " is available at the moment"}
 	status = http.StatusTooManyRequests

@@ -109,6 +109,21 @@ func (r *recorder) attempt() (io.ReadCloser, error) {
 	return r.current, nil
 }
 
+// recorded returns a copy of what was recorded so far, at most limit bytes; nil
+// if the recording has ended.
+func (r *recorder) recorded(limit int) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.recording {
+		return nil
+	}
+	var start []byte
+	for _, chunk := range r.chunks {
+		start = append(start, chunk[:min(len(chunk), limit-len(start))]...)
+	}
+	return start
+}
+
 // stop ends the recording: no further attempt is foreseen. The one in progress
 // goes on.
 func (r *recorder) stop() {

@@ -30,6 +30,11 @@ type servedPool struct {
 	// strip are headers, and params query parameters, that clients don't set.
 	strip, params []string
 
+	// scoped is true if it matters which model or resource a request asks for, and
+	// scope is the placeholder that says it, if the user has given one.
+	scoped bool
+	scope  string
+
 	// hosts are those to which credentials may go that no upstream names.
 	hosts []hostPattern
 

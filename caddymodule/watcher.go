@@ -39,7 +39,7 @@ func (w *watcher) WriteHeader(status int) {
 		w.report(w.Header(), nil)
 		w.events = w.exchange.pool.watchEvents(status, w.Header(), w.lease)
 		if status == http.StatusTooManyRequests {
-			w.exchange.pool.addRetryAfter(w.Header())
+			w.exchange.pool.addRetryAfter(w.Header(), w.exchange.key)
 		}
 	}
 	w.ResponseWriter.WriteHeader(status)

@@ -23,6 +23,13 @@ func (l Lease) Identity() string { return l.seat.identity }
 // request's key. It is false for the least bad of an exhausted pool.
 func (l Lease) Usable() bool { return l.seat.usable }
 
+// For returns the lease with the scope key of the request, for a caller that has
+// learned it only since.
+func (l Lease) For(key string) Lease {
+	l.key = key
+	return l
+}
+
 // Report says what came of the attempt.
 //
 // A failure benches the member if nothing else has since the lease was taken:

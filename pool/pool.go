@@ -210,6 +210,23 @@ func (p *Pool) acquire(now time.Time, key string) (Lease, error) {
 	return Lease{p, p.take(i, now, key), key}, nil
 }
 
+// Keyed reports whether a member is benched for single keys, so that it matters
+// which key a request has. It is as cheap as Acquire unless the pool is
+// exhausted.
+func (p *Pool) Keyed(now time.Time) bool {
+	if s := p.seat.Load(); s != nil && s.version == p.state.version.Load() && len(s.scopes) == 0 {
+		return false
+	}
+	p.state.mu.Lock()
+	defer p.state.mu.Unlock()
+	for i := range p.members {
+		if r := p.state.records[p.credential(i)]; r != nil && slices.ContainsFunc(r.scopes, func(s scope) bool { return s.cooling(now) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Check says what Acquire would do, without taking the turn of a member that is
 // to be tested: nil if somebody is ready or parked, else [ErrExhausted] or
 // [ErrAllMissing]. It is as cheap as Acquire.

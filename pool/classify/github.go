@@ -19,8 +19,9 @@ var githubLimited = []int{http.StatusForbidden, http.StatusTooManyRequests}
 
 // github is api.github.com, REST and GraphQL.
 var github = Provider{
-	Name:   "github",
-	Inject: []Injection{bearer("", "docs.github.com/rest/authentication/authenticating-to-the-rest-api")},
+	Name:     "github",
+	Inject:   []Injection{bearer("", "docs.github.com/rest/authentication/authenticating-to-the-rest-api")},
+	Resource: githubPart,
 	// GraphQL answers 200 when a limit is hit.
 	SmallBodies: func(h http.Header) bool { return githubResource(h) == "resource:graphql" },
 	Rules: []Rule{
@@ -119,6 +120,22 @@ var github = Provider{
 }
 
 const oneResource = "X-Ratelimit-Resource names another part of the API than core"
+
+// githubPart returns the part of the API that a path belongs to, also below
+// /api/v3 of an enterprise's own server; of those that have a limit of their own,
+// the ones that are used much (docs.github.com/rest/rate-limit).
+func githubPart(path string) string {
+	path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/v3"), "/api")
+	switch {
+	case path == "/graphql":
+		return "resource:graphql"
+	case path == "/search/code":
+		return "resource:code_search"
+	case strings.HasPrefix(path, "/search/"):
+		return "resource:search"
+	}
+	return ""
+}
 
 // githubResource returns the key of the part of the API that the answer's limit
 // is of.

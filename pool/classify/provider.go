@@ -3,6 +3,8 @@ package classify
 import (
 	"net/http"
 	"slices"
+
+	"github.com/credentialpool/caddy-credential-pool/pool"
 )
 
 // Provider is what is known about one API provider. The tables are shared:
@@ -38,6 +40,10 @@ type Provider struct {
 	// Streams is true if a 200 with an event stream can fail in its first
 	// events.
 	Streams bool
+
+	// Resource returns the part of the API that a path belongs to, as the keys of
+	// its verdicts name it ("resource:search"); nil if no verdict does.
+	Resource func(path string) string
 
 	// Waits are the places in which an answer says how long to wait.
 	Waits []Wait
@@ -108,6 +114,12 @@ func (p *Provider) ExtraHeaders(kind string) []Header {
 		}
 	}
 	return of
+}
+
+// Scoped reports whether a verdict can be about one model or resource alone, so
+// that it matters what a request asks for.
+func (p *Provider) Scoped() bool {
+	return slices.ContainsFunc(slices.Concat(p.Rules, p.Success), func(r Rule) bool { return r.Scope == pool.ScopeModel })
 }
 
 // With returns the provider with further rules, which are asked before its own
