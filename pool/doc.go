@@ -7,7 +7,7 @@
 // and the active pointer moves forward to the next member that is ready. The
 // pointer is sticky; nobody else's recovery moves it back.
 //
-//	lease, err := p.Acquire(time.Now())
+//	lease, err := p.Acquire(time.Now(), "model:gpt-5")
 //	// … one attempt with the credential of lease.Member() …
 //	lease.Report(time.Now(), pool.Verdict{Meaning: pool.RateLimited, Wait: time.Minute, Reason: "429"})
 //
@@ -16,6 +16,16 @@
 // time because the operator set it aside; else ready. Cooling and parked are
 // two deadlines that run side by side, and cooling outranks parked. A parked
 // member is healthy: it is a refuge when nobody is ready.
+//
+// A verdict can also say that one model or one part of the API is out. That
+// benches the member for the requests that it covers alone, which their key
+// tells. They go to the first usable member from the active one onward; the
+// pointer stays, for all others. Such a bench has its own row of failures and
+// its own blame, and its notices carry the key.
+//
+// When nobody is left, the one attempt that is made goes to the member that is
+// back first; but in turn, and each once in 15 min, to those that have longer
+// than that to go. Those whose login was rejected come last.
 //
 // What is known about the members outlives a configuration and lives in a
 // [State]; their order, cooldowns and identities belong to a configuration and

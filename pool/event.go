@@ -35,9 +35,9 @@ type Event struct {
 
 	// From and To are names of members. Which are set depends on the kind:
 	// a failover has both; exhausted has only From, the member whose failure
-	// exhausted the pool, if one did; recovered has To, the member that serves now; parked
-	// and member_recovered have From, the member concerned, and To, if the
-	// pointer moved.
+	// exhausted the pool, if one did; recovered has To, the member that serves
+	// now; parked and member_recovered have From, the member concerned, and To,
+	// if the pointer moved.
 	From, To string
 
 	// Key is set if this is about the requests with one key alone: a failover

@@ -154,7 +154,7 @@ func (r *record) of(key string, now time.Time) *bench {
 			r.drop(now)
 		}
 		i = len(r.scopes)
-		r.scopes = append(r.scopes, scope{key, bench{epoch: r.dropped}})
+		r.scopes = append(r.scopes, scope{key: key})
 	}
 	return &r.scopes[i].bench
 }

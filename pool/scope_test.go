@@ -218,6 +218,48 @@ func TestScope_madeUpKeysDoNotPileUp(t *testing.T) {
 	}
 }
 
+func TestScope_anOldLeaseDoesNotBenchWhatWasForgotten(t *testing.T) {
+	b := newBed(t, "a")
+	old := b.acquireFor("model:opus")
+	b.failFor(b.acquireFor("model:opus"), "model:opus", time.Second)
+	b.now = b.now.Add(time.Minute)
+	for i := range 32 {
+		b.failFor(b.acquire(), fmt.Sprint("model:", i, "x"), time.Second)
+	}
+	b.now = b.now.Add(time.Minute)
+	b.failFor(old, "model:opus", 0)
+	b.wantScopes("a")
+	b.failFor(old, "model:opus", time.Minute) // by evidence
+	b.wantScopes("a", "model:opus 1m0s")
+}
+
+func TestScope_madeUpKeysOfAnExhaustedPoolDoNotPileUp(t *testing.T) {
+	b := newBed(t, "a", "b")
+	b.failFor(b.acquire(), "model:claude", time.Hour)
+	b.failFor(b.acquireFor("model:claude-opus"), "model:opus", time.Hour)
+	for i := range 1000 {
+		b.acquireFor(fmt.Sprint("model:claude-opus-", i))
+	}
+	if d, _ := b.state.Document(b.now); len(d.ExhaustedKeys) != 100 || len(b.events) != 101 {
+		t.Errorf("%d keys, %d events", len(d.ExhaustedKeys), len(b.events))
+	}
+}
+
+func TestScope_aRecoveryStartsNewEpisodesOfItsKeyOnly(t *testing.T) {
+	b := newBed(t, "a", "b")
+	b.fail(b.acquire(), time.Second)
+	b.now = b.now.Add(2 * time.Second)
+	for range 2 {
+		b.failFor(b.acquireFor("model:opus"), "model:opus", time.Second)
+	}
+	b.now = b.now.Add(2 * time.Second)
+	b.fail(b.acquire(), time.Second)
+	b.wantEvents(pool.Failover, pool.Failover, pool.Exhausted, pool.Recovered, pool.Failover)
+	b.now = b.now.Add(2 * time.Second)
+	b.fail(b.acquire(), time.Second)
+	b.wantEvents() // from a to b, as told a moment ago
+}
+
 func TestScope_oneKeyTooManyIsTheWholeMember(t *testing.T) {
 	b := newBed(t, "a", "b")
 	for i := range 32 {
