@@ -127,8 +127,11 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 // that every member has refused.
 func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 	for range 3 {
+		if x.handler.refuses(x.pool.Check(now, x.key)) {
+			return pool.Lease{}, nil, nil
+		}
 		lease, err := x.pool.Acquire(now, x.key)
-		if err != nil || !x.handler.maySend(lease) || x.hasTried(lease) {
+		if err != nil || x.hasTried(lease) {
 			return pool.Lease{}, nil, nil
 		}
 		if a := x.pool.arms(lease); a != nil {

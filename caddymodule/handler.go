@@ -295,9 +295,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	now := time.Now()
-	// Nobody is asked for a lease yet: that would take the turn of a member that
-	// is to be tested.
-	if err := h.pool.Check(now, ""); err != nil && (h.OnExhausted == onExhaustedReject || !errors.Is(err, pool.ErrExhausted)) {
+	if h.refuses(h.pool.Check(now, "")) {
 		status, header, e := h.pool.refusal(now, "")
 		maps.Copy(w.Header(), header)
 		writeError(w, r, status, e)
@@ -306,9 +304,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// maySend reports whether a request may go out with that lease.
-func (h *Handler) maySend(lease pool.Lease) bool {
-	return lease.Usable() || h.OnExhausted != onExhaustedReject
+// refuses reports whether the handler answers by itself where the pool's Check
+// says that. A lease is not asked for: it would take the turn of a member that is
+// to be tested.
+func (h *Handler) refuses(err error) bool {
+	return err != nil && (h.OnExhausted == onExhaustedReject || !errors.Is(err, pool.ErrExhausted))
 }
 
 // allowedMethod reports whether the method may reach an upstream with a
