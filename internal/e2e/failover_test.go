@@ -196,7 +196,8 @@ func TestFault_crowdBeforeAnExhaustedPool(t *testing.T) {
 			equal(t, "answers other than an honest 429", odd.Load(), 0)
 			equal(t, "upstream hits", len(c.upstream.seen()), upstreamHits)
 			equal(t, "benches", []time.Time{c.member("work").Until, c.member("home").Until}, before)
-			equal(t, "failures in a row", []int{c.member("work").Failures, c.member("home").Failures}, "[1 1]")
+			// What home refused in the same way may be the request's fault.
+			equal(t, "failures in a row", []int{c.member("work").Failures, c.member("home").Failures}, "[1 0]")
 			equal(t, "notices", c.notices(), "[failover work>home 429 exhausted home> 429]")
 		})
 	}
@@ -221,7 +222,10 @@ func TestFault_crowdThatDiscoversExhaustion(t *testing.T) {
 	if hits := len(c.upstream.seen()); hits > 2*crowd {
 		t.Errorf("%d upstream hits for %d requests to two members", hits, crowd)
 	}
-	equal(t, "failures in a row", []int{c.member("work").Failures, c.member("home").Failures}, "[1 1]")
+	if failed := c.member("home").Failures; failed > 1 { // 1 if a request has begun with home
+		t.Errorf("home has failed %d times in a row", failed)
+	}
+	equal(t, "work's failures in a row", c.member("work").Failures, 1)
 	equal(t, "notices", c.notices(), "[failover work>home 429 exhausted home> 429]")
 	equal(t, "exhausted", c.metric(`exhausted_total{pool="api"}`), 1)
 }
