@@ -212,6 +212,50 @@ func TestHosts_patterns(t *testing.T) {
 	}
 }
 
+func TestProviders_aSuccessThatTellsBenchesForTheNextRequest(t *testing.T) {
+	for form, text := range map[string]string{"with upstream": directive(), "without": withoutUpstream} {
+		t.Run(form, func(t *testing.T) {
+			u := newUpstream(t)
+			d := open(t, u, "provider anthropic\ninject header Authorization \"Bearer {credential}\"", text)
+			u.on("credential-a", status(200, "Anthropic-Ratelimit-Requests-Remaining", "0",
+				"Anthropic-Ratelimit-Requests-Reset", time.Now().Add(time.Minute).UTC().Format(time.RFC3339)))
+			if body := d.want(200); body != "OK" {
+				t.Errorf("the client got %q", body)
+			}
+			if m := memberOf(t, d, "a"); m.State != pool.StateCooling || time.Until(m.Until) < 50*time.Second {
+				t.Errorf("a is %+v", m)
+			}
+			d.want(200)
+			if got := u.credentials(); got != "credential-a credential-b" {
+				t.Errorf("the upstream saw %s", got)
+			}
+		})
+	}
+}
+
+func TestProviders_aSmallBodyThatReportsAFailureIsTriedAgain(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "provider slack", directive())
+	answer := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json; charset=utf-8")
+			_, _ = io.WriteString(w, body)
+		}
+	}
+	u.on("credential-a", answer(`{"ok":false,"error":"channel_not_found"}`))
+	if body := d.want(200); body != `{"ok":false,"error":"channel_not_found"}` {
+		t.Errorf("the client got %s", body)
+	}
+	u.on("credential-a", answer(`{"ok":false,"error":"token_revoked"}`))
+	u.on("credential-b", answer(`{"ok":true}`))
+	if body := d.want(200); body != `{"ok":true}` {
+		t.Errorf("the client got %s", body)
+	}
+	if m := memberOf(t, d, "a"); m.Meaning != pool.AuthFailed || m.Reason != "token_revoked" {
+		t.Errorf("a is %+v", m)
+	}
+}
+
 func TestFail_theUsersRulesComeFirst(t *testing.T) {
 	u := newUpstream(t)
 	d := open(t, u, `fail quota_exhausted {

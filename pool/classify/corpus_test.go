@@ -63,8 +63,8 @@ func (a answer) check(t *testing.T, f classify.Finding) {
 const corpusFile = "upstream-failures.json"
 
 // corpus returns the path of a collection of real answers, which is not part of
-// this repository: CREDENTIAL_POOL_CORPUS, or shared/corpus beside a folder that
-// holds the repository.
+// this repository: CREDENTIAL_POOL_CORPUS, or in a folder named corpus within one
+// that lies beside the repository, or beside a folder that holds it.
 func corpus(t *testing.T) string {
 	if path := os.Getenv("CREDENTIAL_POOL_CORPUS"); path != "" {
 		return path
@@ -74,9 +74,8 @@ func corpus(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for {
-		path := filepath.Join(dir, "shared", "corpus", corpusFile)
-		if _, err := os.Stat(path); err == nil {
-			return path
+		if found, _ := filepath.Glob(filepath.Join(dir, "*", "corpus", corpusFile)); len(found) > 0 {
+			return found[0]
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
