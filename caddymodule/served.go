@@ -87,6 +87,9 @@ type armed struct {
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
 	secrets []string
+
+	// shortest is the length of the shortest of them: most headers are shorter.
+	shortest int
 }
 
 // minSecret is the length from which a secret is looked for in what comes
@@ -131,6 +134,11 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 	}
 	slices.Sort(a.secrets)
 	a.secrets = slices.Compact(a.secrets)
+	for i, s := range a.secrets {
+		if i == 0 || len(s) < a.shortest {
+			a.shortest = len(s)
+		}
+	}
 	// The values come first: whoever gets a lease on the new identity finds them.
 	sp.armed[position].Store(a)
 	sp.SetCredential(sp.names[position], a.identity)
@@ -172,6 +180,9 @@ var base64ForURLs = strings.NewReplacer("+", "-", "/", "_")
 
 // in reports whether text holds one of the secrets.
 func (a *armed) in(text string) bool {
+	if len(text) < a.shortest {
+		return false
+	}
 	for _, s := range a.secrets {
 		if strings.Contains(text, s) {
 			return true
