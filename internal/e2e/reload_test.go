@@ -149,7 +149,8 @@ func (n *tally) work(c *caddy, stop <-chan struct{}, ask func() *http.Request) {
 
 func TestFault_reloadsUnderLoad(t *testing.T) {
 	t.Parallel()
-	const duration, interval = 15 * time.Second, 100 * time.Millisecond
+	const interval = 100 * time.Millisecond
+	duration := endurance(t, 15*time.Second)
 	plain := freePort(t)
 	c := newCaddy(t, "work", "home")
 	cfg := config{sites: "http://127.0.0.1:" + plain + " {\nreverse_proxy " + c.upstream.URL + "\n}"}
