@@ -1,7 +1,12 @@
 package e2e
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -21,4 +26,125 @@ func endurance(t *testing.T, short time.Duration) time.Duration {
 		t.Fatalf("CREDENTIAL_POOL_ENDURANCE: %q is no duration", os.Getenv("CREDENTIAL_POOL_ENDURANCE"))
 	}
 	return d
+}
+
+// vitals are what must not grow.
+type vitals struct {
+	goroutines, files int
+	resident          int64
+}
+
+func (v vitals) String() string {
+	return fmt.Sprintf("%d goroutines, %d files, %d MiB", v.goroutines, v.files, v.resident>>20)
+}
+
+// vitals returns what the process has once it is at rest: connections that may
+// be kept are closed, and nothing changes any more.
+func (c *caddy) vitals() (v vitals) {
+	c.t.Helper()
+	c.upstream.CloseClientConnections()
+	same := 0
+	eventually(c.t, "the process is at rest", func() bool {
+		now := vitals{goroutines: c.goroutines(), files: c.files()}
+		if same++; now != v {
+			v, same = now, 0
+		}
+		return same == 20
+	})
+	v.resident = c.resident()
+	return v
+}
+
+// total returns the sum of a metric's values whose labels hold the text.
+func (c *caddy) total(metric, label string) (sum float64) {
+	c.t.Helper()
+	for line := range strings.Lines(c.admin(http.MethodGet, "/metrics", "").body) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, "caddy_credential_pool_"+metric+"{") && strings.Contains(name, label) && !strings.Contains(name, `pool="loaded"`) {
+			sum += must(strconv.ParseFloat(value, 64))
+		}
+	}
+	return sum
+}
+
+// Random faults of the upstream, clients that leave, and an operator who never
+// rests. At the end every request is accounted for.
+func TestFault_everythingAtOnce(t *testing.T) {
+	needProc(t)
+	t.Parallel()
+	duration := endurance(t, 10*time.Second)
+	seed := rand.Uint64()
+	if given := os.Getenv("CREDENTIAL_POOL_SEED"); given != "" {
+		seed = must(strconv.ParseUint(given, 10, 64))
+	}
+	c := newCaddy(t, "fixed", "work", "home", "spare")
+	cfg := config{members: "member fixed {env.KEY_fixed}\nmember work\nmember home\nmember spare", quiet: enduring()}
+	c.start(cfg)
+	for _, name := range c.accounts[1:] {
+		c.put(name)
+	}
+	s := newStorm(c, seed)
+	began := time.Now()
+	s.blow(duration/5, 50, cfg)
+	before := c.vitals()
+	s.blow(duration-duration/5, 50, cfg)
+	after := c.vitals()
+	t.Logf("at first %s; in the end %s", before, after)
+	if after.goroutines > before.goroutines+10 || after.files > before.files+10 || after.resident > before.resident*5/4+32<<20 {
+		t.Errorf("at first %s, but in the end %s", before, after)
+	}
+	s.account(t)
+	s.bounded(t, time.Since(began))
+	if t.Failed() {
+		t.Logf("CREDENTIAL_POOL_SEED=%d", seed)
+	}
+}
+
+// account fails the test unless every request is explained and counted.
+func (s *storm) account(t *testing.T) {
+	t.Helper()
+	l, c := s.ledger, s.c
+	retries, meanings, kinds := 0, make(map[string]int), make(map[string]int)
+	wrong := 0
+	for id := range s.asked {
+		o, attempts := l.outcomes[id], l.attempts[id]
+		if why := l.explain(id, c.accounts); why != "" {
+			if wrong++; wrong <= 20 {
+				t.Errorf("request %d: %s: %+v, %+v", id, why, o, attempts)
+			}
+		}
+		kinds[fmt.Sprint(o.status)]++
+		for _, a := range attempts {
+			meanings[a.fault.meaning()]++
+		}
+		if len(attempts) > 0 {
+			retries += len(attempts) - 1 - repeats(o, attempts)
+		}
+	}
+	t.Logf("%d requests, %d attempts, answers by status %v, by meaning %v, %d retries, %d acts of the operator", s.asked, l.numbers, kinds, meanings, retries, s.acts)
+	equal(t, "requests that the upstream knows and the client does not", len(l.outcomes), s.asked)
+	equal(t, "retries", c.total("retries_total", ""), retries)
+	for _, meaning := range []string{"ok", "overloaded", "request_error", "rate_limited", "auth_failed", "quota_exhausted"} {
+		equal(t, meaning, c.total("requests_total", `meaning="`+meaning+`"`), meanings[meaning])
+	}
+	if most := s.asked / 20; kinds["0"] > most {
+		t.Errorf("%d requests were cut by reloads, of %d", kinds["0"], s.asked)
+	}
+}
+
+// bounded fails the test if there are more notices than there can be: in each
+// window, and after each act of the operator, every failover (12 pairs, 3
+// reasons), every exhaustion (4 members, 3 reasons) and every missing credential
+// once, and as many recoveries as exhaustions.
+func (s *storm) bounded(t *testing.T, took time.Duration) {
+	t.Helper()
+	const window, each = 30 * time.Second, 12*3 + 2*4*3 + 4
+	told := s.c.total("notices_total", `outcome="told"`)
+	most := each*(s.acts+2*int(took/window)+2) + s.acts
+	t.Logf("%v notices, %v of them failovers", told, s.c.total("notices_total", `kind="failover"`))
+	if told > float64(most) {
+		t.Errorf("%v notices, want at most %d", told, most)
+	}
+	equal(t, "notices dropped", s.c.total("notices_total", `outcome="dropped"`), 0)
+	equal(t, "notices kept", len(s.c.notices()), min(int(told), 1000))
 }

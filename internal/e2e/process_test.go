@@ -46,7 +46,8 @@ func (c *caddy) files() int {
 func (c *caddy) goroutines() int {
 	c.t.Helper()
 	c.client.CloseIdleConnections()
-	profile := c.admin(http.MethodGet, "/debug/pprof/goroutine?debug=1", "").body
+	var profile string
+	c.loaded.rest(func() { profile = c.admin(http.MethodGet, "/debug/pprof/goroutine?debug=1", "").body })
 	var n int
 	if _, err := fmt.Sscanf(profile, "goroutine profile: total %d", &n); err != nil {
 		c.t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 )
 
 // stalling is a body that stops before its last bytes until it may go on.
@@ -49,7 +50,16 @@ func (c *caddy) uploads(n int, size int64, goOn <-chan struct{}) (answers <-chan
 			all <- fmt.Sprint(a.status, " ", a.body, " ", err)
 		}()
 	}
-	wait(c.t, "the upstream gets the uploads", arrived, n)
+	timeout := time.After(3 * patience)
+	for i := range n {
+		select {
+		case <-arrived:
+		case a := <-all:
+			c.t.Fatalf("an upload ended before its body did: %s", a)
+		case <-timeout:
+			c.t.Fatalf("the upstream has got %d of %d uploads", i, n)
+		}
+	}
 	return all
 }
 

@@ -160,18 +160,11 @@ func (g *gate) before(h http.HandlerFunc) http.HandlerFunc {
 // wait waits until n requests have arrived.
 func (g *gate) wait(t *testing.T, n int) {
 	t.Helper()
-	wait(t, "the upstream is asked", g.arrived, n)
-}
-
-// wait waits until something has come n times.
-func wait(t *testing.T, what string, came <-chan struct{}, n int) {
-	t.Helper()
-	timeout := time.After(patience)
-	for i := range n {
+	for range n {
 		select {
-		case <-came:
-		case <-timeout:
-			t.Fatalf("it did not come about, %d times of %d: %s", n-i, n, what)
+		case <-g.arrived:
+		case <-time.After(patience):
+			t.Fatal("the upstream was not asked")
 		}
 	}
 }
