@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -78,12 +80,18 @@ func TestFault_everythingAtOnce(t *testing.T) {
 		seed = must(strconv.ParseUint(given, 10, 64))
 	}
 	c := newCaddy(t, "fixed", "work", "home", "spare")
-	cfg := config{members: "member fixed {env.KEY_fixed}\nmember work\nmember home\nmember spare", quiet: enduring()}
+	hook, _ := c.receiver(t)
+	cfg := config{
+		members: "member fixed {env.KEY_fixed}\nmember work\nmember home\nmember spare",
+		app:     "notify webhook {env.HOOK} {\nsecret {env.HOOK_SECRET}\n}",
+		quiet:   enduring(), // the log of an hour at debug level takes long to search
+	}
 	c.start(cfg)
 	for _, name := range c.accounts[1:] {
 		c.put(name)
 	}
 	s := newStorm(c, seed)
+	taken := s.webhooks(hook)
 	began := time.Now()
 	s.blow(duration/5, 50, cfg)
 	before := c.vitals()
@@ -95,6 +103,7 @@ func TestFault_everythingAtOnce(t *testing.T) {
 	}
 	s.account(t)
 	s.bounded(t, time.Since(began))
+	s.delivered(t, taken)
 	if t.Failed() {
 		t.Logf("CREDENTIAL_POOL_SEED=%d", seed)
 	}
@@ -141,10 +150,47 @@ func (s *storm) bounded(t *testing.T, took time.Duration) {
 	const window, each = 30 * time.Second, 12*3 + 2*4*3 + 4
 	told := s.c.total("notices_total", `outcome="told"`)
 	most := each*(s.acts+2*int(took/window)+2) + s.acts
-	t.Logf("%v notices, %v of them failovers", told, s.c.total("notices_total", `kind="failover"`))
+	t.Logf("%v notices, %v of them failovers", told, s.c.total("failovers_total", ""))
 	if told > float64(most) {
 		t.Errorf("%v notices, want at most %d", told, most)
 	}
 	equal(t, "notices dropped", s.c.total("notices_total", `outcome="dropped"`), 0)
 	equal(t, "notices kept", len(s.c.notices()), min(int(told), 1000))
+}
+
+// webhooks has the receiver refuse one attempt in twenty, and counts those that
+// it takes by the notice's id.
+func (s *storm) webhooks(hook *receiver) (taken func() map[string]int) {
+	var mu sync.Mutex
+	ids, attempts := make(map[string]int), 0
+	hook.answers(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		attempts++
+		if s.dice("webhook", attempts)%20 == 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		ids[r.Header.Get("webhook-id")]++
+	})
+	return func() map[string]int {
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(ids)
+	}
+}
+
+// delivered fails the test unless the receiver has got every notice once.
+func (s *storm) delivered(t *testing.T, taken func() map[string]int) {
+	t.Helper()
+	told := int(s.c.total("notices_total", `outcome="told"`))
+	eventually(t, "every notice is delivered", func() bool { return len(taken()) >= told })
+	for id, times := range taken() {
+		if times > 1 {
+			t.Errorf("notice %s was delivered %d times", id, times)
+		}
+	}
+	equal(t, "notices delivered", len(taken()), told)
+	eventually(t, "each one is counted", func() bool { return int(s.c.total("notices_total", `outcome="delivered"`)) == told })
+	t.Logf("%d notices delivered, %v attempts refused", told, s.c.total("notices_total", `outcome="retried"`))
 }
