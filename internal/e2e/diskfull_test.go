@@ -27,11 +27,18 @@ func (c *caddy) logged(text string) (n int) {
 	return n
 }
 
-// tryPut puts another secret for the member, as an account of the name given.
+// putRequest is a put of another secret for the member, as an account of the
+// name given.
+func (c *caddy) putRequest(member, account string) *http.Request {
+	c.t.Helper()
+	return must(http.NewRequest(http.MethodPut, c.adminURL+"/credential_pool/credentials/api/"+member,
+		strings.NewReader(fmt.Sprintf(`{"kind":"static","secret":%q}`, c.account(account)))))
+}
+
+// tryPut makes such a put, which need not succeed.
 func (c *caddy) tryPut(member, account string) answer {
 	c.t.Helper()
-	return c.admin(http.MethodPut, "/credential_pool/credentials/api/"+member,
-		fmt.Sprintf(`{"kind":"static","secret":%q}`, c.account(account)))
+	return c.do(c.putRequest(member, account))
 }
 
 // never fails the test if it becomes so within that time.

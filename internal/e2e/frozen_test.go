@@ -26,7 +26,10 @@ func TestFault_storageFreezesInMidWrite(t *testing.T) {
 	began := time.Now()
 	answers := make(chan answer, 2)
 	for _, account := range []string{"home, late", "home, late too"} {
-		go func() { answers <- c.tryPut("home", account) }()
+		go func() {
+			a, _ := c.try(c.putRequest("home", account))
+			answers <- a
+		}()
 	}
 	c.want(200, http.MethodPost, "/credential_pool/pools/api/members/spare/park", `{"for":"1h"}`, nil)
 	eventually(t, "an alert that the state can't be saved", func() bool { return c.logged(cantSave) == 1 })

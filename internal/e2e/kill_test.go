@@ -26,9 +26,7 @@ type scribe struct {
 func (s *scribe) put() bool {
 	s.puts++
 	s.pending = fmt.Sprintf("%s-%d", s.member, s.puts)
-	body := fmt.Sprintf(`{"kind":"static","secret":%q}`, s.c.account(s.pending))
-	req := must(http.NewRequest(http.MethodPut, s.c.adminURL+"/credential_pool/credentials/api/"+s.member, strings.NewReader(body)))
-	a, err := s.c.try(req)
+	a, err := s.c.try(s.c.putRequest(s.member, s.pending))
 	switch {
 	case err != nil:
 		return false
