@@ -27,12 +27,24 @@ func (c *caddy) logged(text string) (n int) {
 	return n
 }
 
-// putRequest is a put of another secret for the member, as an account of the
-// name given.
+// secretOf returns the secret of an account, which is made if there is none.
+func (c *caddy) secretOf(account string) string {
+	c.upstream.mu.Lock()
+	for secret, name := range c.upstream.accounts {
+		if name == account {
+			c.upstream.mu.Unlock()
+			return secret
+		}
+	}
+	c.upstream.mu.Unlock()
+	return c.account(account)
+}
+
+// putRequest is a put of another account's secret for the member.
 func (c *caddy) putRequest(member, account string) *http.Request {
 	c.t.Helper()
 	return must(http.NewRequest(http.MethodPut, c.adminURL+"/credential_pool/credentials/api/"+member,
-		strings.NewReader(fmt.Sprintf(`{"kind":"static","secret":%q}`, c.account(account)))))
+		strings.NewReader(fmt.Sprintf(`{"kind":"static","secret":%q}`, c.secretOf(account)))))
 }
 
 // tryPut makes such a put, which need not succeed.

@@ -13,10 +13,12 @@ import (
 )
 
 // scribe puts one secret after the other for one member, and knows which of
-// them may be found in the vault: each secret is an account of its own.
+// them may be found in the vault: each secret is an account of its own. They are
+// used again after a while: each one is searched for in all that is written.
 type scribe struct {
 	c       *caddy
 	member  string
+	from    string // begins the accounts' names
 	stored  string // the last account that was taken
 	pending string // an account whose put has not been answered
 	puts    int
@@ -25,7 +27,7 @@ type scribe struct {
 // put puts the next secret. It reports whether that was answered.
 func (s *scribe) put() bool {
 	s.puts++
-	s.pending = fmt.Sprintf("%s-%d", s.member, s.puts)
+	s.pending = fmt.Sprintf("%s%s-%d", s.from, s.member, s.puts%20)
 	a, err := s.c.try(s.c.putRequest(s.member, s.pending))
 	switch {
 	case err != nil:

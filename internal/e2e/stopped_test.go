@@ -35,7 +35,7 @@ func TestFault_writerThatIsStoppedOverwritesNothingNewer(t *testing.T) {
 	seed := rand.Uint64()
 	chance := rand.New(rand.NewPCG(seed, 0))
 	one, other := pair(t, "work")
-	here, there := &scribe{c: one, member: "work"}, &scribe{c: other, member: "work", puts: 1 << 20}
+	here, there := &scribe{c: one, member: "work"}, &scribe{c: other, member: "work", from: "elsewhere "}
 	equal(t, "the first put", here.put(), true)
 	for round := range 10 {
 		moment := time.Duration(chance.Int64N(int64(30 * time.Millisecond)))
