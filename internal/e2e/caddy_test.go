@@ -48,6 +48,7 @@ type caddy struct {
 	log      *buffer
 	reloaded bool // another config was loaded
 	loaded   *load
+	until    time.Time // the first account is benched
 }
 
 // config is what differs between the tests' Caddyfiles; each is lines that are
