@@ -30,33 +30,6 @@ func endurance(t *testing.T, short time.Duration) time.Duration {
 	return d
 }
 
-// vitals are what must not grow.
-type vitals struct {
-	goroutines, files int
-	resident          int64
-}
-
-func (v vitals) String() string {
-	return fmt.Sprintf("%d goroutines, %d files, %d MiB", v.goroutines, v.files, v.resident>>20)
-}
-
-// vitals returns what the process has once it is at rest: connections that may
-// be kept are closed, and nothing changes any more.
-func (c *caddy) vitals() (v vitals) {
-	c.t.Helper()
-	c.upstream.CloseClientConnections()
-	same := 0
-	eventually(c.t, "the process is at rest", func() bool {
-		now := vitals{goroutines: c.goroutines(), files: c.files()}
-		if same++; now != v {
-			v, same = now, 0
-		}
-		return same == 20
-	})
-	v.resident = c.resident()
-	return v
-}
-
 // total returns the sum of a metric's values whose labels hold the text.
 func (c *caddy) total(metric, label string) (sum float64) {
 	c.t.Helper()

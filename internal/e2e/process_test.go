@@ -55,6 +55,34 @@ func (c *caddy) goroutines() int {
 	return n
 }
 
+// vitals are what must not grow.
+type vitals struct {
+	goroutines, files int
+	resident          int64
+}
+
+func (v vitals) String() string {
+	return fmt.Sprintf("%d goroutines, %d files, %d MiB", v.goroutines, v.files, v.resident>>20)
+}
+
+// vitals returns what the process has once it is at rest: connections that may
+// be kept are closed, and nothing changes any more.
+func (c *caddy) vitals() (v vitals) {
+	c.t.Helper()
+	c.t.Logf("%d files and connections with those that are kept", c.files())
+	c.upstream.CloseClientConnections()
+	same := 0
+	eventually(c.t, "the process is at rest", func() bool {
+		now := vitals{goroutines: c.goroutines(), files: c.files()}
+		if same++; now != v {
+			v, same = now, 0
+		}
+		return same == 20
+	})
+	v.resident = c.resident()
+	return v
+}
+
 // overhead is by how much the binary needs more memory than usual: the race
 // detector keeps a record of every access.
 func overhead(t *testing.T) int64 {
