@@ -44,7 +44,7 @@ func (c *caddy) total(metric, label string) (sum float64) {
 
 // Random faults of the upstream, clients that leave, and an operator who never
 // rests. At the end every request is accounted for.
-func TestFault_everythingAtOnce(t *testing.T) {
+func TestEndurance_everythingAtOnce(t *testing.T) {
 	needProc(t)
 	t.Parallel()
 	duration := endurance(t, 10*time.Second)
