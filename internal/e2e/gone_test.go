@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -64,11 +66,12 @@ func TestFault_storageIsGoneInMidRun(t *testing.T) {
 		bringBack := c.lose()
 		c.bench() // a failover, from memory
 		eventually(t, "an alert that the state can't be saved", func() bool { return c.logged(cantSave) == 1 })
-		if a := c.tryPut("work", fmt.Sprint("work, lost ", episode)); a.status < 400 || !strings.Contains(a.body, "not a directory") {
+		eventually(t, "a word on each credential", func() bool { return len(c.lines(`"credential":"api/`)) == 3 })
+		if a := c.tryPut("work", fmt.Sprint("work, lost ", episode)); a.status < 500 || !strings.Contains(a.body, "not a directory") {
 			t.Errorf("a put: %d %s", a.status, a.body)
 		}
 		never(t, 2*time.Second, "a request is not served, or the log repeats itself", func() bool {
-			return c.get("/").body != "served by home" || c.logged(cantSave) != 1 || len(c.lines(`"credential":"api/`)) > 3
+			return c.get("/").body != "served by home" || c.logged(cantSave) != 1 || len(c.lines(`"credential":"api/`)) != 3
 		})
 		for _, name := range []string{"home", "spare"} {
 			c.is(name, "ready")
@@ -92,7 +95,9 @@ func TestFault_storageIsGoneAtStart(t *testing.T) {
 	}
 	c.start(cfg)
 	c.put("spare")
-	c.want(200, http.MethodPost, "/credential_pool/pools/api/members/spare/park", `{"for":"1h"}`, nil)
+	for _, name := range []string{"home", "spare"} {
+		c.want(200, http.MethodPost, "/credential_pool/pools/api/members/"+name+"/park", `{"for":"1h"}`, nil)
+	}
 	c.stop()
 
 	bringBack := c.lose()
@@ -113,8 +118,77 @@ func TestFault_storageIsGoneAtStart(t *testing.T) {
 	eventually(t, "spare is there, and what was saved about it", func() bool { return c.member("spare").State == "parked" })
 	eventually(t, "the state is saved", func() bool { return strings.Contains(c.savedState(), "cooling_until") })
 	c.is("work", "cooling")
+	c.is("home", "parked") // so it is for one whose secret is in the config
 	c.kill()
 	c.start(cfg)
 	c.is("work", "cooling")
+	c.is("home", "parked")
 	c.is("spare", "parked")
+}
+
+// A disk that is not mounted leaves an empty folder, or none. That is not the
+// same as credentials that somebody has removed.
+func TestFault_storageIsNotMounted(t *testing.T) {
+	t.Parallel()
+	c := newCaddy(t, "work", "home")
+	c.start(config{members: c.vaulted(), app: "sync_interval 200ms"})
+	for _, name := range c.accounts {
+		c.put(name)
+	}
+	served(t, c.get("/"), "work")
+	away := c.path("away")
+	if err := os.Rename(c.storage, away); err != nil {
+		t.Fatal(err)
+	}
+	never(t, 2*time.Second, "a request is not served", func() bool { return c.get("/").body != "served by work" })
+	if a := c.tryPut("home", "home, put beside the storage"); a.status < 400 {
+		t.Errorf("a put for which another identity is made: %d %s", a.status, a.body)
+	}
+	if err := os.RemoveAll(c.storage); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, c.storage); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "a put", c.tryPut("home", "home, put again").status, 200)
+	c.is("work", "ready")
+	c.is("home", "ready")
+}
+
+// A record that is a pipe makes whoever reads it wait.
+func TestFault_storageHangsInARead(t *testing.T) {
+	t.Parallel()
+	c := newCaddy(t, "work", "home")
+	c.start(config{members: c.vaulted(), app: "sync_interval 200ms"})
+	for _, name := range c.accounts {
+		c.put(name)
+	}
+	served(t, c.get("/"), "work")
+	before := c.goroutines()
+	record := filepath.Join(c.storage, "credential_pool/credentials/api/home.age")
+	content := must(os.ReadFile(record))
+	if err := os.Remove(record); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	never(t, 25*time.Second, "a request is not served, or the log repeats itself", func() bool {
+		return c.get("/").body != "served by work" || len(c.lines("can't be looked at")) > 1
+	})
+	equal(t, "warnings", len(c.lines("can't be looked at")), 1)
+	if now := c.goroutines(); now > before+5 {
+		t.Errorf("%d goroutines, %d before", now, before)
+	}
+	pipe := must(os.OpenFile(record, os.O_WRONLY, 0))
+	if err := os.WriteFile(record+".new", content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(record+".new", record); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = pipe.Write(content)
+	_ = pipe.Close()
+	equal(t, "a put", c.tryPut("home", "home, put again").status, 200)
+	c.is("home", "ready")
 }
