@@ -47,7 +47,9 @@ type caddy struct {
 	cmd      *exec.Cmd
 	exited   chan struct{}
 	log      *buffer
-	reloaded bool // another config was loaded since the start
+	reloaded bool // another config was loaded
+	loaded   *load
+	until    time.Time // the first account is benched
 }
 
 // config is what differs between the tests' Caddyfiles; each is lines that are
@@ -90,6 +92,7 @@ func newCaddy(t *testing.T, accounts ...string) *caddy {
 		c.secrets[name] = c.account(name)
 		c.setenv("KEY_"+name, c.secrets[name])
 	}
+	c.loaded = c.newLoad()
 	t.Cleanup(c.end)
 	return c
 }
@@ -163,6 +166,7 @@ func (c *caddy) caddyfile(cfg config) string {
 %s
 %s
 		}
+		%s
 	}
 }
 
@@ -170,8 +174,9 @@ http://127.0.0.1:%s {
 	%s
 }
 %s
+%s
 `, c.address, c.storage,
-		cfg.server, cfg.global, cfg.app, cfg.members, cfg.pool, c.port, cfg.handler, cfg.sites)
+		cfg.server, cfg.global, cfg.app, cfg.members, cfg.pool, c.loaded.pool(), c.port, cfg.handler, cfg.sites, c.loaded.site())
 }
 
 // secondForm is the directive without an upstream, and a reverse_proxy.
@@ -195,6 +200,7 @@ func (c *caddy) start(cfg config) {
 			c.t.Fatalf("Caddy does not start:\n%s", c.log.tail())
 		}
 	}
+	c.loaded.start(c)
 }
 
 func (c *caddy) launch(caddyfile string) {
@@ -221,6 +227,10 @@ func (c *caddy) kill() { c.signal(syscall.SIGKILL) }
 
 func (c *caddy) signal(sig os.Signal) {
 	c.t.Helper()
+	if c.loaded != nil {
+		c.loaded.ending.Store(true)
+		defer c.loaded.end()
+	}
 	_ = c.cmd.Process.Signal(sig)
 	select {
 	case <-c.exited:
@@ -256,6 +266,7 @@ func (c *caddy) end() {
 		}
 		c.stop()
 	}
+	c.loaded.check(c.t, c.reloaded)
 	c.add("the log", c.log.all())
 	for _, sign := range []string{"DATA RACE", "panic: ", "panic serving", "fatal error: "} {
 		if at := strings.Index(string(c.log.all()), sign); at >= 0 {

@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -159,18 +157,6 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// peak returns the most memory that the process has had, in bytes.
-func (c *caddy) peak() int64 {
-	c.t.Helper()
-	for line := range strings.Lines(string(must(os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))))) {
-		if kib, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			return must(strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 10, 64)) << 10
-		}
-	}
-	c.t.Fatal("the peak is not known")
-	return 0
-}
-
 func TestFault_bodyBeyondTheReplayLimit(t *testing.T) {
 	t.Parallel()
 	const size = 256 << 20
@@ -286,19 +272,6 @@ func TestFault_clientLeavesInMidRetry(t *testing.T) {
 	equal(t, "active", c.active(), "home")
 	c.upstream.answer("home", nil)
 	served(t, c.get("/"), "home")
-}
-
-// goroutines returns how many the process has, once unused connections are
-// closed.
-func (c *caddy) goroutines() int {
-	c.t.Helper()
-	c.client.CloseIdleConnections()
-	profile := c.admin(http.MethodGet, "/debug/pprof/goroutine?debug=1", "").body
-	var n int
-	if _, err := fmt.Sscanf(profile, "goroutine profile: total %d", &n); err != nil {
-		c.t.Fatal(err)
-	}
-	return n
 }
 
 func TestFault_panicInALaterHandler(t *testing.T) {

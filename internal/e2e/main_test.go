@@ -9,6 +9,12 @@
 // npm are not installed by the tests: CREDENTIAL_POOL_NPM names the folder where
 // "npm ci" has put what testdata/clients/package.json pins. With that variable
 // set no client may be missing.
+//
+// Tests of endurance are short by default. CREDENTIAL_POOL_ENDURANCE says how
+// long they go on ("10m"); those that count then count to more.
+// CREDENTIAL_POOL_LOAD puts a load of so many good requests a second on every
+// Caddy of the tests of faults. CREDENTIAL_POOL_SEED repeats the faults of a
+// storm that failed.
 package e2e
 
 import (
