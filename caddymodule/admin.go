@@ -158,7 +158,7 @@ func apiError(status int, format string, args ...any) caddy.APIError {
 
 // adminError finds the status of an error of the pool or the vault.
 func adminError(err error) error {
-	status := http.StatusInternalServerError
+	status := http.StatusServiceUnavailable // what is none of these is the storage's
 	if known, ok := errors.AsType[caddy.APIError](err); ok {
 		return known
 	}
@@ -170,8 +170,6 @@ func adminError(err error) error {
 	case is(pool.ErrConflict), is(errInlineMember), is(vault.ErrNoIdentity),
 		is(vault.ErrWrongIdentity), is(vault.ErrCorrupt), is(vault.ErrForeign):
 		status = http.StatusConflict
-	case is(errStorageSilent):
-		status = http.StatusServiceUnavailable
 	}
 	return apiError(status, "%v", err)
 }

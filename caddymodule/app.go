@@ -63,6 +63,7 @@ type App struct {
 	storage certmagic.Storage
 	vault   *vault.Vault
 	looking patient[struct{}] // at the vault
+	blind   bool              // the last look failed
 
 	changing chan struct{} // holds one while the vault is changed
 	pools    map[string]*servedPool
@@ -186,7 +187,7 @@ func (a *App) provisionMembers(sp *servedPool, cfg *PoolConfig) error {
 			return fmt.Errorf("member %s: the secret holds a control character, such as the end of a line, or begins or ends with a space", m.Name)
 		}
 		c := vault.Credential{ID: sp.shared.inlineIdentity(secret), Kind: vault.KindStatic, Secret: vault.NewSecret(secret)}
-		sp.inline[m.Name] = struct{}{}
+		sp.inline[m.Name] = c.Secret
 		if err := sp.arm(i, c); err != nil {
 			return fmt.Errorf("member %s: %w; a secret that is given in the config has no fields, put the credential in the vault", m.Name, err)
 		}
@@ -269,7 +270,7 @@ func (a *App) Cleanup() error {
 // waited for once, not for each pool.
 func (a *App) save(ctx context.Context) {
 	for _, sp := range a.pools {
-		err := sp.shared.save(ctx, a.storage, a.logger, sp.inherited)
+		err := sp.shared.save(ctx, a.storage, a.logger, sp.inline, sp.inherited)
 		if errors.Is(err, errStorageSilent) {
 			return
 		}

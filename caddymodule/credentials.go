@@ -31,20 +31,26 @@ func (a *App) look(ctx context.Context) {
 		}
 		return struct{}{}, nil
 	})
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case ctx.Err() != nil: // the config is at its end
+	case err != nil && !a.blind:
 		a.logger.Warn("the vault can't be looked at; credentials in memory go on serving", zap.Error(err))
+	case err == nil && a.blind:
+		a.logger.Info("the vault can be looked at again")
 	}
+	a.blind = err != nil
 }
 
 // lookAt looks at one member's credential. What can't be read now but could
 // before stays as it was.
 func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	name := sp.shared.name + "/" + sp.names[position]
-	sp.looking.Lock()
-	defer sp.looking.Unlock()
 	seen := &sp.seen[position]
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
 	stamp, err := a.vault.Stamp(ctx, name)
 	if err == nil && stamp == seen.stamp {
+		seen.trouble = ""
 		return
 	}
 	var c vault.Credential
@@ -143,9 +149,10 @@ func (a *App) listCredentials(ctx context.Context) ([]vault.Info, error) {
 // reload looks at a member's credential whatever its stamp says: two puts can
 // fall into the same tick of the storage's clock.
 func (sp *servedPool) reload(ctx context.Context, a *App, position int) {
-	sp.looking.Lock()
-	sp.seen[position].stamp = vault.Stamp{}
-	sp.looking.Unlock()
+	seen := &sp.seen[position]
+	seen.mu.Lock()
+	seen.stamp = vault.Stamp{}
+	seen.mu.Unlock()
 	a.lookAt(ctx, sp, position)
 }
 

@@ -114,7 +114,7 @@ func TestState_isSavedInOrderByAStorageThatHangs(t *testing.T) {
 		goOn := storage.hang()
 		for range 20 {
 			began := time.Now()
-			if err := s.save(ctx, storage, log, false); !errors.Is(err, errStorageSilent) || time.Since(began) != saveTime {
+			if err := s.save(ctx, storage, log, nil, false); !errors.Is(err, errStorageSilent) || time.Since(began) != saveTime {
 				t.Errorf("got %v after %s", err, time.Since(began))
 			}
 			rotate("c")
@@ -125,7 +125,7 @@ func TestState_isSavedInOrderByAStorageThatHangs(t *testing.T) {
 		goOn()
 		synctest.Wait()
 		for range 2 { // the first takes the result of the write that hung
-			if err := s.save(ctx, storage, log, false); err != nil {
+			if err := s.save(ctx, storage, log, nil, false); err != nil {
 				t.Error(err)
 			}
 		}
@@ -159,7 +159,7 @@ func TestState_thatCouldNotBeReadIsReadBeforeItIsWritten(t *testing.T) {
 		}
 		goOn()
 		synctest.Wait()
-		if err := s.save(t.Context(), storage, zap.NewNop(), false); err != nil {
+		if err := s.save(t.Context(), storage, zap.NewNop(), nil, false); err != nil {
 			t.Fatal(err)
 		}
 		if m := p.Status(time.Now()).Members[0]; m.State != pool.StateCooling || !m.Until.Equal(until) {

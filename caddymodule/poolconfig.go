@@ -154,7 +154,7 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 		return nil, err
 	}
 	sp := &servedPool{
-		inline: make(map[string]struct{}),
+		inline: make(map[string]vault.Secret),
 		armed:  make([]atomic.Pointer[armed], len(cfg.Members)),
 		seen:   make([]look, len(cfg.Members)),
 	}

@@ -45,20 +45,20 @@ type servedPool struct {
 	// names are the members', by position.
 	names []string
 
-	// inline are the members whose secret stands in the config.
-	inline map[string]struct{}
+	// inline are the secrets of members that have them in the config.
+	inline map[string]vault.Secret
 
 	// armed holds what is put into a request, by position; nil while the member
 	// is missing.
 	armed []atomic.Pointer[armed]
 
-	// looking guards seen, by position.
-	looking sync.Mutex
-	seen    []look
+	// seen is by position.
+	seen []look
 }
 
 // look is what the last look into the vault has seen of a member's credential.
 type look struct {
+	mu      sync.Mutex
 	stamp   vault.Stamp
 	trouble string // why it can't be used, as it stands in the log
 }

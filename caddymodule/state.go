@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
+	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
 const (
@@ -71,7 +72,7 @@ func acquireState(name string, storage certmagic.Storage, maxCooldown time.Durat
 			maxCooldown: maxCooldown,
 		}
 		_, _ = rand.Read(s.key) // never fails
-		key, err := s.load(context.Background(), storage, logger)
+		key, err := s.load(context.Background(), storage, logger, nil)
 		if err != nil {
 			logger.Warn("the saved state of the pool can't be read yet; starting without it",
 				zap.String("pool", name), zap.Error(err))
@@ -101,16 +102,19 @@ func (s *sharedState) storageKey() string { return "credential_pool/state/" + s.
 
 // inlineIdentity tells one inline secret from another without saying which it
 // is: a keyed hash.
-func (s *sharedState) inlineIdentity(secret string) string {
-	mac := hmac.New(sha256.New, s.key)
+func (s *sharedState) inlineIdentity(secret string) string { return keyedHash(s.key, secret) }
+
+func keyedHash(key []byte, secret string) string {
+	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte(secret))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 // load reads what was saved, and returns the key that is saved with it, if there
 // is one. A content that can't be used is logged, and no error; only what could
-// not be read may be read again.
-func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) (key []byte, err error) {
+// not be read may be read again. What was saved about the members with these
+// secrets is then restored under the key that is in use by now.
+func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logger *zap.Logger, inline map[string]vault.Secret) (key []byte, err error) {
 	data, err := s.loading.call(ctx, saveTime, func(ctx context.Context) ([]byte, error) {
 		return storage.Load(ctx, s.storageKey())
 	})
@@ -133,23 +137,29 @@ func (s *sharedState) load(ctx context.Context, storage certmagic.Storage, logge
 		log.Error("the saved state of the pool is damaged; starting without it", zap.Error(err))
 		return nil, nil
 	}
-	s.state.Restore(doc, time.Now(), s.maxCooldown)
 	var file savedState
 	if json.Unmarshal(data, &file) == nil && len(file.IdentityKey) == len(s.key) {
 		key = file.IdentityKey
 	}
+	for i := range doc.Records {
+		r := &doc.Records[i]
+		if secret, ok := inline[r.Member]; ok && r.Identity == keyedHash(key, secret.Reveal()) {
+			r.Identity = s.inlineIdentity(secret.Reveal())
+		}
+	}
+	s.state.Restore(doc, time.Now(), s.maxCooldown)
 	return key, nil
 }
 
 // save writes the state if it has changed since the last save, or anyway. If
 // that fails, the next call tries again. An error has been logged.
-func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger, anyway bool) error {
+func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logger *zap.Logger, inline map[string]vault.Secret, anyway bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.frozen || (s.state.Revision() == s.saved && !anyway) {
+	if s.frozen || (s.loaded && s.state.Revision() == s.saved && !anyway) {
 		return nil
 	}
-	revision, err := s.write(ctx, storage, logger)
+	revision, err := s.write(ctx, storage, logger, inline)
 	switch {
 	case err != nil && !s.failing:
 		logger.Error("the state of the pool can't be saved; it goes on in memory and is saved when the storage works again",
@@ -166,10 +176,10 @@ func (s *sharedState) save(ctx context.Context, storage certmagic.Storage, logge
 
 // write stores the state and returns the revision that is stored. A state that
 // could not be read at first is read before anything is written over it.
-func (s *sharedState) write(ctx context.Context, storage certmagic.Storage, logger *zap.Logger) (uint64, error) {
+func (s *sharedState) write(ctx context.Context, storage certmagic.Storage, logger *zap.Logger, inline map[string]vault.Secret) (uint64, error) {
 	if !s.loaded {
 		// The key stays: identities in use were made with it.
-		if _, err := s.load(ctx, storage, logger); err != nil || s.frozen {
+		if _, err := s.load(ctx, storage, logger, inline); err != nil || s.frozen {
 			return s.saved, err
 		}
 	}

@@ -41,11 +41,14 @@ func recipientOf(id age.Identity) (age.Recipient, error) {
 }
 
 // readIdentityFile reads the identity that was made at path. The error wraps
-// fs.ErrNotExist if there is none.
+// ErrNoIdentity if it is no use, and fs.ErrNotExist too if there is none.
 func readIdentityFile(path string) ([]age.Identity, error) {
 	text, err := os.ReadFile(path)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrNoIdentity, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the identity: %w", err)
 	}
 	ids, err := parseIdentities(string(text))
 	if err != nil {

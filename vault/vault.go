@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"filippo.io/age"
@@ -40,6 +41,10 @@ var (
 	ErrInvalid = errors.New("invalid credential")
 )
 
+// errGone is an error of the storage: files of a vault that had records are all
+// gone at once, which is not the same as that somebody has removed them.
+var errGone = errors.New("the folder of the credentials is gone; is the storage mounted?")
+
 const (
 	prefix = "credential_pool/credentials"
 	suffix = ".age"
@@ -58,6 +63,9 @@ type Vault struct {
 	configured []age.Identity
 	file       string // of the made identity; "" if the storage has no files
 	logger     *zap.Logger
+
+	// seen is true once there was a record.
+	seen atomic.Bool
 }
 
 // New returns a vault over the storage. Each of identities holds one or more age
@@ -115,8 +123,9 @@ func (v *Vault) Get(ctx context.Context, name string) (Credential, error) {
 func (v *Vault) get(ctx context.Context, name string) (Credential, error) {
 	sealed, err := v.storage.Load(ctx, key(name))
 	if err != nil {
-		return Credential{}, notFound(err)
+		return Credential{}, v.notFound(ctx, err)
 	}
+	v.seen.Store(true)
 	ids, err := v.identities()
 	if err != nil {
 		return Credential{}, err
@@ -156,6 +165,7 @@ func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error
 	if err := v.storage.Store(ctx, key(name), sealed); err != nil {
 		return Info{}, fmt.Errorf("credential %q: storing: %w", name, err)
 	}
+	v.seen.Store(true)
 	return c.info(), nil
 }
 
@@ -223,8 +233,9 @@ func (v *Vault) Stamp(ctx context.Context, name string) (Stamp, error) {
 	}
 	info, err := v.storage.Stat(ctx, key(name))
 	if err != nil {
-		return Stamp{}, fmt.Errorf("credential %q: %w", name, notFound(err))
+		return Stamp{}, fmt.Errorf("credential %q: %w", name, v.notFound(ctx, err))
 	}
+	v.seen.Store(true)
 	return Stamp{modified: info.Modified.UnixNano(), size: info.Size}, nil
 }
 
@@ -240,6 +251,9 @@ func (v *Vault) keys(ctx context.Context) ([]string, error) {
 		keys, err = v.storage.List(ctx, prefix, true)
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
+		}
+		if v.gone(ctx) {
+			return nil, errGone
 		}
 		if !v.storage.Exists(ctx, prefix) {
 			keys, err = nil, nil
@@ -309,9 +323,19 @@ func (v *Vault) makeIdentity(ctx context.Context) ([]age.Identity, error) {
 func key(name string) string { return prefix + "/" + name + suffix }
 
 // notFound makes ErrNotFound of what storages say.
-func notFound(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+func (v *Vault) notFound(ctx context.Context, err error) error {
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("reading: %w", err)
+	case v.gone(ctx):
+		return fmt.Errorf("reading: %w", errGone)
+	default:
 		return ErrNotFound
 	}
-	return fmt.Errorf("reading: %w", err)
+}
+
+// gone reports whether the records that there were are gone with their folder.
+// Only a file system has one, and leaves it when the last record is removed.
+func (v *Vault) gone(ctx context.Context) bool {
+	return v.file != "" && v.seen.Load() && !v.storage.Exists(ctx, prefix)
 }
