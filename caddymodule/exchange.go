@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -25,6 +26,8 @@ type exchange struct {
 	key      string       // what the request asks for; see scopeKey
 	failed   pool.Verdict // that every attempt so far has met, if they have met the same
 
+	ahead int64 // bytes of the budget of recordings for what was read ahead
+
 	armed  *armed         // of the last attempt
 	spent  []*armed       // of those before
 	answer *http.Response // that was given back
@@ -47,6 +50,7 @@ func (x *exchange) close(h http.Header) {
 	if x.recorder != nil {
 		x.recorder.close()
 	}
+	recordings.release(x.ahead)
 	if x.answer != nil && len(x.answer.Trailer) > 0 {
 		x.removeSecrets(h)
 	}
@@ -78,11 +82,10 @@ var errNoCredential = errors.New("the members' credentials were removed while th
 // replayed.
 func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	now := time.Now()
-	x.record(req)
 	if x.key == "" {
 		x.key = x.pool.scopeKey(req)
-		x.readModel(req, now)
 	}
+	x.record(req, x.readModel(req, now))
 	lease, a, err := x.first(now)
 	if err != nil {
 		return nil, err
@@ -104,7 +107,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 			return nil, err
 		}
 		res, v := x.judge(res)
-		x.report(req, lease, v)
+		x.report(lease, v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
 		if v.Meaning.Benches() && !v.Served && res.StatusCode < 500 {
 			if l, again, ok := x.again(lease); ok {
@@ -113,7 +116,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 				continue
 			}
 		}
-		if events := x.pool.watchEvents(res.StatusCode, res.Header, lease); events != nil && !v.Meaning.Benches() {
+		if events := x.watchEvents(res.StatusCode, res.Header, lease); events != nil && !v.Meaning.Benches() {
 			res.Body = &watchedBody{res.Body, events}
 		}
 		x.giveBack(req, res, hints)
@@ -178,22 +181,31 @@ func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadClose
 // report says on the lease what came of an attempt. That every member fails in
 // the same way may be because of the request, or our address, unless the answer
 // speaks of an account's quota.
-func (x *exchange) report(req *http.Request, lease pool.Lease, v pool.Verdict) {
+func (x *exchange) report(lease pool.Lease, v pool.Verdict) {
 	if v.Scope == pool.ScopeModel {
-		lease = lease.For(x.modelOf(req))
-	}
-	if v.Meaning == pool.RateLimited || v.Meaning == pool.AuthFailed {
-		v.Repeated = len(x.tried) > 0 && x.failed.Meaning == v.Meaning && x.failed.Reason == v.Reason
-		if x.failed = v; len(x.tried) > 0 && !v.Repeated {
-			x.failed = pool.Verdict{}
+		lease = lease.For(x.modelOf())
+		if !v.Served && !v.Covers(x.key) {
+			// The next request like this would meet the member again. For how long
+			// the whole member is out the answer does not say.
+			v.Scope, v.Key, v.Wait = pool.ScopeMember, "", 0
 		}
+	}
+	same := x.failed.Meaning == v.Meaning && x.failed.Reason == v.Reason
+	switch {
+	case len(x.tried) == 0:
+		x.failed = v
+	case !same:
+		x.failed = pool.Verdict{}
+	default:
+		v.Repeated = v.Meaning == pool.RateLimited || v.Meaning == pool.AuthFailed
 	}
 	lease.Report(time.Now(), v)
 }
 
 // record makes the request's body replayable. A body without an end in sight,
-// as an upgrade's, does not come here: reverse_proxy sends those without one.
-func (x *exchange) record(req *http.Request) {
+// as an upgrade's, does not come here: reverse_proxy sends those without one. What
+// was read of it already comes first.
+func (x *exchange) record(req *http.Request, start []byte) {
 	if x.recorder != nil || req.Body == nil || req.Body == http.NoBody {
 		return
 	}
@@ -201,7 +213,11 @@ func (x *exchange) record(req *http.Request) {
 	if req.ContentLength > limit {
 		limit = 0 // it would be recorded in vain
 	}
-	x.recorder = newRecorder(req.Body, limit, recordings)
+	body := io.Reader(req.Body)
+	if len(start) > 0 {
+		body = io.MultiReader(bytes.NewReader(start), body)
+	}
+	x.recorder = newRecorder(body, limit, recordings)
 }
 
 // body returns the request's body for an attempt; nil if there is none.
@@ -237,8 +253,8 @@ func (x *exchange) judge(res *http.Response) (*http.Response, pool.Verdict) {
 	case x.pool.provider.NeedsBody(res.StatusCode, res.Header):
 		res, answer.Body = peek(res, peekBytes, peekTime, nil)
 	case x.pool.provider.NeedsEvents(res.StatusCode, res.Header):
-		h := res.Header
-		res, answer.Body = peek(res, peekBytes, peekTime, func(start []byte) bool { return holdsEvent(start, h) })
+		// The header is the client's while the peek may still be reading.
+		res, answer.Body = peek(res, peekBytes, peekTime, firstEvent(res.Header["Content-Encoding"]))
 	}
 	return res, x.pool.provider.Classify(answer)
 }

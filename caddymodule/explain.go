@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -120,7 +119,7 @@ func readAnswer(in io.Reader) (classify.Answer, error) {
 	r := bufio.NewReader(io.LimitReader(in, maxExplained))
 	var a classify.Answer
 	for {
-		status, err := readStatusLine(r)
+		status, reason, err := readStatusLine(r)
 		if err != nil {
 			return a, err
 		}
@@ -129,7 +128,9 @@ func readAnswer(in io.Reader) (classify.Answer, error) {
 			return a, errors.New("the response's header can't be read; each line must be name: value, and an empty one must follow")
 		}
 		a.Status, a.Header = status, http.Header(header)
-		if next, _ := r.Peek(len("HTTP/")); status >= 200 && string(next) != "HTTP/" {
+		// One that a proxy, a redirect or an interim answer has put before it.
+		before := status < 200 || (status >= 300 && status < 400) || strings.EqualFold(reason, "connection established")
+		if next, _ := r.Peek(len("HTTP/")); !before || string(next) != "HTTP/" {
 			break
 		}
 	}
@@ -145,20 +146,19 @@ func readAnswer(in io.Reader) (classify.Answer, error) {
 }
 
 // readStatusLine reads a line such as "HTTP/2 429".
-func readStatusLine(r *bufio.Reader) (int, error) {
-	line, err := r.ReadBytes('\n')
-	if err != nil && len(line) == 0 {
-		return 0, errNoAnswer
+func readStatusLine(r *bufio.Reader) (status int, reason string, err error) {
+	line, err := r.ReadString('\n')
+	if err != nil && line == "" {
+		return 0, "", errNoAnswer
 	}
-	fields := bytes.Fields(line)
-	if len(fields) < 2 || !bytes.HasPrefix(fields[0], []byte("HTTP/")) || len(fields[1]) != 3 {
-		return 0, errNoAnswer
+	fields := strings.Fields(line)
+	if len(fields) < 2 || !strings.HasPrefix(fields[0], "HTTP/") || len(fields[1]) != 3 {
+		return 0, "", errNoAnswer
 	}
-	status, err := strconv.Atoi(string(fields[1]))
-	if err != nil || status < 100 {
-		return 0, errNoAnswer
+	if status, err = strconv.Atoi(fields[1]); err != nil || status < 100 {
+		return 0, "", errNoAnswer
 	}
-	return status, nil
+	return status, strings.Join(fields[2:], " "), nil
 }
 
 // listProviders prints what is known about the provider of that name, or about

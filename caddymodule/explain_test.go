@@ -46,6 +46,9 @@ func TestExplain_saysWhatTheAnswerMeans(t *testing.T) {
 			"openai", "", "HTTP/1.1 200 Connection established\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n{}",
 			`{"meaning":"auth_failed"`,
 		},
+		"a body that looks like another answer": {
+			"generic", "", "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 429 Too Many Requests\r\n\r\n", `{"meaning":"ok"`,
+		},
 		"compressed": {
 			"openai", "", "HTTP/1.1 429 Too Many Requests\nContent-Encoding: gzip\n\n" + zipped.String(),
 			`{"meaning":"quota_exhausted"`,

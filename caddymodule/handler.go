@@ -78,6 +78,8 @@ type Handler struct {
 	pool    *servedPool
 	clients map[string]client
 	fixed   []*reverseproxy.Upstream // those whose address the config says
+
+	proxying bool // the proxy is provisioned
 }
 
 // Client is somebody who may use a pool.
@@ -128,6 +130,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.Proxy.Provision(ctx); err != nil {
 		return fmt.Errorf("proxy: %w", err)
 	}
+	h.proxying = true
 	return nil
 }
 
@@ -151,14 +154,14 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
-// Cleanup ends what the proxy has started. A proxy that has not come to its
-// upstreams, which it takes all at once, is left alone: it would give back those
-// that another config holds.
+// Cleanup ends what the proxy has started. A proxy whose Provision has failed
+// before it came to its upstreams, which it takes all at once, is left alone: it
+// would give back those that another config holds.
 func (h *Handler) Cleanup() error {
-	if h.Proxy == nil || len(h.Proxy.Upstreams) == 0 || h.Proxy.Upstreams[0].Host == nil {
-		return nil
+	if h.proxying || (h.Proxy != nil && len(h.Proxy.Upstreams) > 0 && h.Proxy.Upstreams[0].Host != nil) {
+		return h.Proxy.Cleanup()
 	}
-	return h.Proxy.Cleanup()
+	return nil
 }
 
 func (h *Handler) validateClients() error {

@@ -106,7 +106,7 @@ func message(e pool.Event) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "Pool %q", e.Pool)
 	if e.Key != "" {
-		fmt.Fprintf(&s, ", for %s alone:", e.Key)
+		fmt.Fprintf(&s, ", for %q alone:", e.Key)
 	}
 	switch e.Kind {
 	case pool.Failover:

@@ -173,6 +173,9 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 	if sp.provider, err = cfg.withRules(provider); err != nil {
 		return nil, err
 	}
+	if strings.Contains(cfg.Scope, "{http.request.body") {
+		return nil, errors.New("scope: the body can't be used, since it would be consumed; the model in a JSON body is found without")
+	}
 	sp.scoped, sp.scope = sp.provider.Scoped(), cfg.Scope
 	if err := sp.compilePlaces(cfg.Inject); err != nil {
 		return nil, err
@@ -187,6 +190,9 @@ var credentialKinds = []string{vault.KindStatic}
 func (sp *servedPool) compilePlaces(given []Injection) error {
 	sp.places = make(map[string][]injection)
 	sp.strip = slices.Clone(sp.provider.Strip)
+	for _, in := range sp.provider.Inject { // also where inject replaces them
+		sp.strip = append(sp.strip, in.Name)
+	}
 	for _, kind := range credentialKinds {
 		places := given
 		if len(given) == 0 {

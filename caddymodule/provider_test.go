@@ -90,6 +90,15 @@ func TestProviders_theirOwnHeaderIsNoneForTheSecondForm(t *testing.T) {
 	}
 }
 
+func TestInject_replacesTheProvidersPlacesButNotItsCare(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "provider codex\ninject header Authorization \"Bearer {credential}\"", directive())
+	d.do(http.MethodGet, "/", "", "ChatGPT-Account-Id", "own")
+	if got := u.seen()[0].header.Get("Chatgpt-Account-Id"); got != "" {
+		t.Errorf("the client's account %q goes upstream with the member's token", got)
+	}
+}
+
 func TestInject_aQueryParameter(t *testing.T) {
 	u := newUpstream(t)
 	t.Setenv("TEST_CREDENTIAL_A", "key/with+odd=signs&more")
@@ -139,6 +148,23 @@ func TestInject_aQueryParameter(t *testing.T) {
 	}
 	if hits = u.seen(); strings.Contains(fmt.Sprint(hits), phantom) {
 		t.Errorf("the upstream got the client's token: %+v", hits)
+	}
+	u.on("", status(302, "Location", "/?key=key%2fwith%2bodd%3dsigns%26more"))
+	app, err := runningApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.pools[d.pool].Recover(time.Now(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := app.pools[d.pool].Rotate(time.Now(), "a", 0); err != nil {
+		t.Fatal(err)
+	}
+	if res, _ = d.do(http.MethodGet, "/", ""); res.Header.Get("Location") != "" {
+		t.Errorf("the client got %v", res.Header)
+	}
+	if _, err := app.pools[d.pool].Rotate(time.Now(), "b", 0); err != nil {
+		t.Fatal(err)
 	}
 	// What net/http says about this one holds the URL.
 	conn, err := net.Dial("tcp", strings.TrimPrefix(d.url, "http://"))

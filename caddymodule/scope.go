@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ import (
 
 // maxModelBody bounds how much of a request's body is looked through for the
 // model that it asks for.
-const maxModelBody = 1 << 20
+const maxModelBody = 256 << 10
 
 // scopeKey returns what the request asks for, as far as that can be told without
 // its body; empty if it can't, or if it does not matter.
@@ -29,7 +30,7 @@ func (sp *servedPool) scopeKey(r *http.Request) string {
 	if sp.scope != "" {
 		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 			key := strings.ToLower(repl.ReplaceAll(sp.scope, ""))
-			if strings.Contains(key, ":") {
+			if strings.HasPrefix(key, "resource:") {
 				return key
 			}
 			return pool.ModelKey(key)
@@ -42,31 +43,31 @@ func (sp *servedPool) scopeKey(r *http.Request) string {
 }
 
 // readModel looks into the request's body for the model that it asks for, before
-// the first attempt, if that decides who is asked. What is read is recorded.
-func (x *exchange) readModel(req *http.Request, now time.Time) {
-	if !x.pool.scoped || x.key != "" || x.recorder == nil || req.ContentLength > maxModelBody || !isJSON(req.Header) || !x.pool.Keyed(now) {
-		return
+// the first attempt, if that decides who is asked. It returns what it has read.
+func (x *exchange) readModel(req *http.Request, now time.Time) []byte {
+	if !x.pool.scoped || x.key != "" || x.recorder != nil || x.pool.provider.Resource != nil ||
+		req.Body == nil || !isJSON(req.Header) || !x.pool.Keyed(now) || !recordings.reserve(maxModelBody) {
+		return nil
 	}
-	body, err := x.recorder.attempt()
-	if err != nil {
-		return
-	}
+	x.ahead = maxModelBody
 	// An error comes again when the attempt reads on.
-	_, _ = io.CopyN(io.Discard, body, maxModelBody)
-	x.key = pool.ModelKey(modelInBody(x.recorder.recorded(maxModelBody)))
+	start, _ := io.ReadAll(io.LimitReader(req.Body, maxModelBody))
+	x.key = pool.ModelKey(modelInBody(start))
+	return start
 }
 
 // modelOf is the key of a request that was refused because of the model that it
-// asks for, which is not known yet.
-func (x *exchange) modelOf(req *http.Request) string {
-	if x.key == "" && x.pool.scoped && x.recorder != nil && isJSON(req.Header) {
+// asks for, which may not be known yet.
+func (x *exchange) modelOf() string {
+	if x.key == "" && x.pool.scoped && x.pool.provider.Resource == nil && x.recorder != nil {
 		x.key = pool.ModelKey(modelInBody(x.recorder.recorded(maxModelBody)))
 	}
 	return x.key
 }
 
 func isJSON(h http.Header) bool {
-	return strings.HasPrefix(strings.ToLower(h.Get("Content-Type")), "application/json")
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && mediaType == "application/json"
 }
 
 // modelInPath returns the model that a path names, as in

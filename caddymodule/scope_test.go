@@ -107,7 +107,7 @@ func TestScope_aMemberThatIsOutForOneModelServesTheOthers(t *testing.T) {
 			if got := u.credentials(); got != "credential-b credential-a" {
 				t.Errorf("then the upstream saw %s", got)
 			}
-			for _, h := range []string{"for " + refused.key + " alone", "failed over from \"a\" to \"b\""} {
+			for _, h := range []string{fmt.Sprintf("for %q alone", refused.key), "failed over from \"a\" to \"b\""} {
 				if n := notices.recent(1)[0]; !strings.Contains(n.Message, h) || n.Key != refused.key {
 					t.Errorf("told %q", n.Message)
 				}
@@ -140,6 +140,84 @@ func TestScope_byThePlaceholder(t *testing.T) {
 	d.do(http.MethodGet, "/", "", "X-Model", "Claude-Sonnet-4")
 	if got := u.credentials(); got != "credential-a credential-b credential-b credential-a" {
 		t.Errorf("the upstream saw %s", got)
+	}
+}
+
+func TestScope_readingAheadLosesNoBody(t *testing.T) {
+	for name, option := range map[string]string{"nothing is recorded": "replay_limit 0", "little is": "replay_limit 10B", "all is": ""} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			d := open(t, u, "provider anthropic", directive(option))
+			opusIsOut(t, d)
+			d.ask(t, "claude-sonnet-4")
+			d.ask(t, "claude-opus-4")
+			hits := u.seen()
+			if len(hits) != 2 || hits[0].credential != "credential-a" || hits[1].credential != "credential-b" {
+				t.Fatalf("the upstream got %+v", hits)
+			}
+			for _, h := range hits {
+				if !json.Valid([]byte(h.body)) {
+					t.Errorf("the upstream got the body %q", h.body)
+				}
+			}
+			if used := recordings.used.Load(); used != 0 {
+				t.Errorf("%d bytes of the budget are not given back", used)
+			}
+		})
+	}
+}
+
+// opusIsOut benches the first member for one family of models.
+func opusIsOut(t *testing.T, d *door) {
+	t.Helper()
+	app, err := runningApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease, err := app.pools[d.pool].Acquire(time.Now(), "model:claude-opus-4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.Report(time.Now(), pool.Verdict{Meaning: pool.QuotaExhausted, Scope: pool.ScopeModel, Key: "model:opus", Wait: time.Hour, Reason: "429"})
+	if m := memberOf(t, d, "a"); m.State != pool.StateReady || len(m.Scopes) != 1 {
+		t.Fatalf("a is %+v", m)
+	}
+}
+
+func TestScope_whatNoRequestCanBeMatchedToIsTheWholeMember(t *testing.T) {
+	u := newUpstream(t)
+	// Without an upstream, no body is read.
+	d := open(t, u, "provider anthropic\ninject header Authorization \"Bearer {credential}\"", withoutUpstream)
+	u.on("credential-a", status(429, "Anthropic-Ratelimit-Unified-Status", "rejected", "Anthropic-Ratelimit-Unified-7d_opus-Status", "rejected",
+		"Anthropic-Ratelimit-Unified-7d_opus-Reset", fmt.Sprint(time.Now().Add(100*time.Hour).Unix())))
+	d.want(429)
+	if m := memberOf(t, d, "a"); m.State != pool.StateCooling || time.Until(m.Until) > 61*time.Minute {
+		t.Errorf("a is %+v", m)
+	}
+	d.want(200)
+}
+
+func TestScope_placeholderWithAColonIsAModel(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "provider anthropic\nscope {http.request.header.X-Model}", directive())
+	opusIsOut(t, d)
+	d.do(http.MethodGet, "/", "", "X-Model", "claude-opus-4:thinking")
+	d.do(http.MethodGet, "/", "", "X-Model", "claude-sonnet-4:thinking")
+	if got := u.credentials(); got != "credential-b credential-a" {
+		t.Errorf("the upstream saw %s", got)
+	}
+}
+
+func TestBlame_anotherFailureInBetweenEndsTheRow(t *testing.T) {
+	u := newUpstream(t)
+	t.Setenv("TEST_CREDENTIAL_C", "credential-c")
+	d := open(t, u, "cooldown rate_limited 10s\nmember a {env.TEST_CREDENTIAL_A}\nmember b {env.TEST_CREDENTIAL_B}\nmember c {env.TEST_CREDENTIAL_C}", directive())
+	u.on("credential-a", status(429, "Retry-After", "3600"))
+	u.on("credential-b", status(401))
+	u.on("credential-c", status(429, "Retry-After", "3600"))
+	d.want(429)
+	if m := memberOf(t, d, "c"); time.Until(m.Until) < 59*time.Minute {
+		t.Errorf("c is %+v", m)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,7 +161,10 @@ func (a *armed) addSecret(s vault.Secret) {
 		return
 	}
 	quoted := strconv.Quote(v)
-	a.secrets = append(a.secrets, v, url.QueryEscape(v), url.PathEscape(v), quoted[1:len(quoted)-1])
+	a.secrets = append(a.secrets, v, quoted[1:len(quoted)-1])
+	for _, escaped := range []string{url.QueryEscape(v), url.PathEscape(v)} {
+		a.secrets = append(a.secrets, escaped, escapes.ReplaceAllStringFunc(escaped, strings.ToLower))
+	}
 	for offset := range 3 {
 		// Without the digits that also depend on what stands before and after.
 		whole := (offset + len(v)) / 3 * 3
@@ -173,6 +177,10 @@ func (a *armed) addSecret(s vault.Secret) {
 		}
 	}
 }
+
+// escapes are those of a URL, whose digits may be of either case (RFC 3986,
+// section 2.1).
+var escapes = regexp.MustCompile(`%[0-9A-F]{2}`)
 
 // base64ForURLs makes the alphabet for URLs of the standard one (RFC 4648,
 // section 5).

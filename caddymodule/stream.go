@@ -15,37 +15,67 @@ import (
 // is given back. Those after it are looked at as they pass: they change nothing
 // in the stream, but bench the member.
 
-// holdsEvent reports whether the start of an answer's body holds a whole event,
-// so that there is nothing more to wait for. What is only a comment, as servers
-// send it to keep a connection alive, is none.
-func holdsEvent(start []byte, h http.Header) bool {
-	start = decode(start, h["Content-Encoding"], peekBytes)
-	for {
-		event, rest, ok := cutEvent(start)
-		if !ok {
-			return false
+// maxLooks bounds how often a compressed start is decoded again: a stream that
+// comes in tiny pieces is not worth more.
+const maxLooks = 64
+
+// firstEvent returns what reports whether the start of an answer's body holds a
+// whole event, so that there is nothing more to wait for. What is only a comment,
+// as servers send it to keep a connection alive, is none.
+func firstEvent(contentEncoding []string) func(start []byte) bool {
+	coded, looks := len(contentCodings(contentEncoding)) > 0, 0
+	return func(start []byte) bool {
+		if coded {
+			if looks++; looks > maxLooks {
+				return true
+			}
+			start = decode(start, contentEncoding, peekBytes)
 		}
-		if !bytes.HasPrefix(event, []byte(":")) && len(bytes.TrimSpace(event)) > 0 {
-			return true
+		for {
+			event, rest, _ := cutEvent(start, 0)
+			if event == nil {
+				return false
+			}
+			if !isComment(event) {
+				return true
+			}
+			start = rest
 		}
-		start = rest
 	}
 }
 
-// cutEvent cuts the first event off, at the empty line that ends it.
-func cutEvent(stream []byte) (event, rest []byte, ok bool) {
-	for at := 0; ; {
-		i := bytes.IndexByte(stream[at:], '\n')
-		if i < 0 {
-			return nil, stream, false
+// isComment reports whether nothing in an event is more than a comment.
+func isComment(event []byte) bool {
+	for line := range bytes.FieldsFuncSeq(event, func(c rune) bool { return c == '\n' || c == '\r' }) {
+		if line[0] != ':' {
+			return false
 		}
-		at += i + 1
-		switch next := stream[at:]; {
-		case bytes.HasPrefix(next, []byte("\n")):
-			return stream[:at], next[1:], true
-		case bytes.HasPrefix(next, []byte("\r\n")):
-			return stream[:at], next[2:], true
+	}
+	return true
+}
+
+// cutEvent cuts the first event off, at the empty line that ends it. A line ends
+// with LF, CR or both. Without one, event is nil, and from says where the search
+// goes on when more has come.
+func cutEvent(stream []byte, from int) (event, rest []byte, next int) {
+	for at := from; ; {
+		end := bytes.IndexAny(stream[at:], "\r\n")
+		if end < 0 {
+			return nil, stream, at
 		}
+		after := at + end + 1
+		if stream[after-1] == '\r' {
+			if after == len(stream) { // an LF may follow
+				return nil, stream, at
+			}
+			if stream[after] == '\n' {
+				after++
+			}
+		}
+		if end == 0 {
+			return stream[:at:at], stream[after:], 0
+		}
+		at = after
 	}
 }
 
@@ -54,24 +84,24 @@ func cutEvent(stream []byte) (event, rest []byte, ok bool) {
 type eventWatch struct {
 	judge func(event []byte) (done bool)
 	buf   []byte
+	at    int  // where the last line of buf begins
 	over  bool // the event is too large
 	done  bool
 }
 
 // watchEvents returns what looks at the events of an answer that is given back;
 // nil if there is nothing to look for, or no way to see it.
-func (sp *servedPool) watchEvents(status int, h http.Header, lease pool.Lease) *eventWatch {
-	if !sp.provider.NeedsEvents(status, h) || len(contentCodings(h["Content-Encoding"])) > 0 {
+func (x *exchange) watchEvents(status int, h http.Header, lease pool.Lease) *eventWatch {
+	if !x.pool.provider.NeedsEvents(status, h) || len(contentCodings(h["Content-Encoding"])) > 0 {
 		return nil
 	}
 	h = h.Clone() // what follows may change it
 	return &eventWatch{judge: func(event []byte) bool {
-		now := time.Now()
-		v := sp.provider.Classify(classify.Answer{Status: status, Header: h, Body: event, Now: now})
+		v := x.pool.provider.Classify(classify.Answer{Status: status, Header: h, Body: event, Now: time.Now()})
 		if !v.Meaning.Benches() || v.Served {
 			return false
 		}
-		lease.Report(now, v)
+		x.report(lease, v)
 		return true
 	}}
 }
@@ -84,8 +114,9 @@ func (w *eventWatch) pass(p []byte) {
 	w.buf = append(w.buf, p...)
 	rest := w.buf
 	for !w.done {
-		event, after, ok := cutEvent(rest)
-		if !ok {
+		event, after, at := cutEvent(rest, w.at)
+		w.at = at
+		if event == nil {
 			break
 		}
 		// Most events can't be about a failure, and that is seen at once.
@@ -95,8 +126,10 @@ func (w *eventWatch) pass(p []byte) {
 		rest, w.over = after, false
 	}
 	if len(rest) > peekBytes {
-		// The last bytes may be the first half of the empty line.
-		rest, w.over = rest[len(rest)-3:], true
+		rest, w.at, w.over = rest[w.at:], 0, true
+	}
+	if len(rest) > peekBytes { // a line without an end
+		rest = rest[len(rest)-1:]
 	}
 	w.buf = w.buf[:copy(w.buf, rest)]
 }

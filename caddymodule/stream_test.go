@@ -57,6 +57,8 @@ func TestStream_thatFailsInItsFirstEventIsTriedAgain(t *testing.T) {
 	for name, first := range map[string]http.HandlerFunc{
 		"at once":         events(limitEvent),
 		"after a comment": events(": waiting\n\n", "\n", limitEvent),
+		"with a comment":  events(": waiting\n" + limitEvent),
+		"with CR":         events(strings.ReplaceAll(limitEvent, "\n", "\r") + " "),
 		"with CRLF":       events(strings.ReplaceAll(limitEvent, "\n", "\r\n")),
 		"compressed": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
@@ -141,6 +143,7 @@ func TestStream_isGivenBackWithItsFirstEventOrAfterTwoSeconds(t *testing.T) {
 		least, most time.Duration
 	}{
 		"an event":         {created, 0, time.Second},
+		"with a comment":   {": hello\n" + created, 0, time.Second},
 		"half of an event": {"data: {", time.Second, 4 * time.Second},
 		"comments alone":   {": waiting\n\n", time.Second, 4 * time.Second},
 	} {
@@ -209,6 +212,17 @@ func FuzzEvents(f *testing.F) {
 			t.Errorf("in pieces of %d: %s, at once: %s", size, got, want)
 		}
 	})
+}
+
+// A stream of short lines that never end an event is not searched again and again.
+func BenchmarkEvents_withoutAnEnd(b *testing.B) {
+	for b.Loop() {
+		w := &eventWatch{judge: func([]byte) bool { return false }}
+		for range peekBytes / 2 {
+			w.pass([]byte("a"))
+			w.pass([]byte("\n"))
+		}
+	}
 }
 
 func TestEventWatch_passesOverWhatIsTooLarge(t *testing.T) {

@@ -37,7 +37,7 @@ func (w *watcher) WriteHeader(status int) {
 		w.judging, w.header = true, w.Header().Clone()
 	} else {
 		w.report(w.Header(), nil)
-		w.events = w.exchange.pool.watchEvents(status, w.Header(), w.lease)
+		w.events = w.exchange.watchEvents(status, w.Header(), w.lease)
 		if status == http.StatusTooManyRequests {
 			w.exchange.pool.addRetryAfter(w.Header(), w.exchange.key)
 		}
@@ -97,6 +97,6 @@ func (w *watcher) judge() {
 func (w *watcher) report(h http.Header, body []byte) {
 	now := time.Now()
 	v := w.exchange.pool.provider.Classify(classify.Answer{Status: w.status, Header: h, Body: body, Now: now})
-	w.lease.Report(now, v)
+	w.exchange.report(w.lease, v)
 	w.exchange.pool.metrics.observe(w.lease.Position(), v.Meaning)
 }

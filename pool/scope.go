@@ -123,11 +123,17 @@ func benchKey(v Verdict, request string) string {
 	return key
 }
 
+// Covers reports whether a bench for what the verdict says is out would keep
+// requests with that key from the member.
+func (v Verdict) Covers(request string) bool {
+	return v.Scope != ScopeModel || covers(benchKey(v, request), request)
+}
+
 // isBenchKey reports whether the key can be kept and shown. Part of it may have
 // been chosen by a client.
 func isBenchKey(key string) bool {
 	at := strings.IndexAny(key, ":=")
-	return at > 0 && at < len(key)-1 && len(key) <= maxKey &&
+	return at > 0 && at < len(key)-1 && len(key) <= maxKey && !strings.Contains(key, "//") && // nor be a link
 		!strings.ContainsFunc(key, func(c rune) bool { return !strings.ContainsRune(keyCharacters, c) })
 }
 
