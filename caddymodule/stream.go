@@ -95,9 +95,9 @@ func (x *exchange) watchEvents(status int, h http.Header, lease pool.Lease) *eve
 	if !x.pool.provider.NeedsEvents(status, h) || len(contentCodings(h["Content-Encoding"])) > 0 {
 		return nil
 	}
-	h = h.Clone() // what follows may change it
+	header := h.Clone() // what follows may change it
 	return &eventWatch{judge: func(event []byte) bool {
-		v := x.pool.provider.Classify(classify.Answer{Status: status, Header: h, Body: event, Now: time.Now()})
+		v := x.pool.provider.Classify(classify.Answer{Status: status, Header: header, Body: event, Now: time.Now()})
 		if !v.Meaning.Benches() || v.Served {
 			return false
 		}
