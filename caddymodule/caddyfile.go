@@ -306,7 +306,7 @@ func (cfg *PoolConfig) unmarshalCooldown(d *caddyfile.Dispenser) error {
 // parseHandler sets up the handler from Caddyfile tokens. Syntax:
 //
 //	credential_pool [<matcher>] <pool> [<upstreams…>] {
-//	    client           <name> <token>
+//	    client           <name> <token>|phantom
 //	    allow_any_client
 //	    retries          <count>
 //	    replay_limit     <size>
@@ -363,6 +363,10 @@ func (h *Handler) unmarshalProxy(d *caddyfile.Dispenser, helper httpcaddyfile.He
 	}
 	return h.Proxy.FinalizeUnmarshalCaddyfile(helper)
 }
+
+// phantomWord stands for the pool's phantom access token. It is too short to be
+// a token itself.
+const phantomWord = "phantom"
 
 const handlerWords = "client, allow_any_client, retries, replay_limit, on_exhausted"
 
@@ -422,7 +426,11 @@ func (h *Handler) setWord(d *caddyfile.Dispenser, word string, args []string) er
 		if err := checkName("client", args[0]); err != nil {
 			return d.WrapErr(err)
 		}
-		h.Clients = append(h.Clients, Client{Name: args[0], Token: args[1]})
+		c := Client{Name: args[0], Token: args[1]}
+		if c.Token == phantomWord {
+			c.Token, c.Phantom = "", true
+		}
+		h.Clients = append(h.Clients, c)
 	case "allow_any_client":
 		twice, h.AllowAnyClient = h.AllowAnyClient, true
 	case "retries":

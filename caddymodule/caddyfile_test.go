@@ -58,6 +58,10 @@ http://:80 {
 	credential_pool p {
 		allow_any_client
 	}
+	credential_pool /phantom p {
+		client codex phantom
+		client one {env.ONE}
+	}
 }
 `)
 	if err != nil {
@@ -77,6 +81,7 @@ http://:80 {
 		`"transport":{"dial_timeout":1000000000,"protocol":"http","tls":{}},"upstreams":[{"dial":"api.example.com:443"}]`,
 		`"replay_limit":1048576,"retries":1`,
 		`{"allow_any_client":true,"handler":"credential_pool","pool":"p"}`,
+		`{"clients":[{"name":"codex","phantom":true},{"name":"one","token":"{env.ONE}"}],"handler":"credential_pool","pool":"p"}`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
@@ -142,6 +147,7 @@ func TestCaddyfile_errors(t *testing.T) {
 		site("credential_pool p {\nretries x\n}"):                         `retries: "x" is not a count`,
 		site("credential_pool p {\nretries 1\nretries 2\n}"):              "retries is given twice",
 		site("credential_pool p {\nreplay_limit x\n}"):                    `replay_limit: "x" is not a size`,
+		site("credential_pool p {\nclient a phantom x\n}"):                "client wants 2 argument(s), got 3",
 		site("credential_pool p {\non_exhausted cry\n}"):                  `on_exhausted: "cry" is neither`,
 	} {
 		_, err := adapt(text)
