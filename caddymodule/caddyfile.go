@@ -19,6 +19,9 @@ import (
 func init() {
 	httpcaddyfile.RegisterGlobalOption("credential_pool", parseApp)
 	httpcaddyfile.RegisterHandlerDirective("credential_pool", parseHandler)
+	httpcaddyfile.RegisterHandlerDirective("credential_pool_token", parseTokenHandler)
+	// Both stand before reverse_proxy, the token endpoint first.
+	httpcaddyfile.RegisterDirectiveOrder("credential_pool_token", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterDirectiveOrder("credential_pool", httpcaddyfile.Before, "reverse_proxy")
 }
 
