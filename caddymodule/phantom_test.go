@@ -1,12 +1,17 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,6 +161,10 @@ func TestPhantom_isAClientsToken(t *testing.T) {
 	if code := d.as(foreign.access); code != 401 {
 		t.Errorf("before there is a key, a phantom gets %d", code)
 	}
+	u.seen()
+	if code := d.as(phantom, "Cookie", "empty="); code != 200 || u.seen()[0].header.Get("Cookie") != "empty=" {
+		t.Errorf("before there is a key, a cookie without a value is taken for a phantom; status %d", code)
+	}
 	v := d.phantoms()
 	for token, want := range map[string]int{v.AccessToken: 200, phantom: 200, foreign.access: 401, v.RefreshToken: 401, v.IDToken: 401, "": 401, "phantom": 401} {
 		if code := d.as(token); code != want {
@@ -274,6 +283,45 @@ func TestPhantom_rotateRevokesAtOnce(t *testing.T) {
 	}
 }
 
+func TestPhantom_requestsDuringRotatesGetEitherAnswer(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "", phantomClient)
+	v := d.phantoms()
+	ctx, cancel := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for range 4 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				if code := d.as(v.AccessToken); code != 200 && code != 401 {
+					t.Errorf("a phantom gets %d", code)
+				}
+			}
+		})
+	}
+	for range 5 {
+		d.operate(http.MethodPost, "/credential_pool/phantom/rotate", 200, nil)
+	}
+	cancel()
+	clients.Wait()
+	if code := d.as(d.phantoms().AccessToken); code != 200 {
+		t.Errorf("the last one gets %d", code)
+	}
+}
+
+func TestPhantom_needsAnIdentity(t *testing.T) {
+	v, err := vault.New(struct{ certmagic.Storage }{}, nil, nil) // no files
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &App{vault: v}
+	if err := app.canHavePhantoms(); !errors.Is(err, vault.ErrNoIdentity) || !strings.Contains(err.Error(), "vault { identity") {
+		t.Errorf("error %v", err)
+	}
+	if _, _, err := rotatePhantoms(app, httptest.NewRequestWithContext(t.Context(), "POST", "/", http.NoBody), nil); !errors.Is(err, vault.ErrNoIdentity) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestPhantom_keyThatCanNotBeReadIsNotReplaced(t *testing.T) {
 	u := newUpstream(t)
 	d := open(t, u, "", phantomClient)
@@ -324,6 +372,14 @@ func TestCommands_phantomIsALoginForCodex(t *testing.T) {
 	delete(got, "last_refresh")
 	assertJSON(t, got, fmt.Sprintf(`{"OPENAI_API_KEY":null,"auth_mode":"chatgpt","tokens":{"access_token":%q,"account_id":%q,"id_token":%q,"refresh_token":%q}}`,
 		v.AccessToken, "credential-pool:"+s.pool, v.IDToken, v.RefreshToken))
+
+	if _, err := s.command("", "phantom", "--rotate"); err != nil {
+		t.Error(err)
+	}
+	log, err := os.ReadFile(s.log)
+	if err != nil || !strings.Contains(string(log), `"action":"phantoms_rotated"`) || strings.Contains(string(log), v.AccessToken) {
+		t.Errorf("the log tells of no rotate, or shows a token: %v", err)
+	}
 }
 
 // runningKey is the key that the running app uses.

@@ -201,3 +201,7 @@ type heedless struct{ *memory }
 func (h *heedless) Lock(_ context.Context, name string) error {
 	return h.memory.Lock(context.Background(), name)
 }
+
+func (h *heedless) Store(_ context.Context, key string, value []byte) error {
+	return h.memory.Store(context.Background(), key, value)
+}
