@@ -61,18 +61,18 @@ func grantParser(r *http.Request) func(body []byte) *refreshGrant {
 }
 
 const (
-	grantType    = "grant_type"
-	refreshToken = "refresh_token" // a kind of grant, and the parameter that goes with it
+	grantParam   = "grant_type"
+	grantRefresh = "refresh_token" // a kind of grant, and the parameter that goes with it
 )
 
 func parseFormGrant(body []byte) *refreshGrant {
 	// What can't be read is left out.
 	form, _ := url.ParseQuery(string(body))
-	if !slices.Contains(form[grantType], refreshToken) {
+	if !slices.Contains(form[grantParam], grantRefresh) {
 		return nil
 	}
-	g := &refreshGrant{form[refreshToken], form.Get("scope")}
-	if len(form[grantType]) > 1 {
+	g := &refreshGrant{form[grantRefresh], form.Get("scope")}
+	if len(form[grantParam]) > 1 {
 		g.tokens = append(g.tokens, "") // it is ambiguous what is asked for
 	}
 	return g
@@ -84,7 +84,7 @@ func parseJSONGrant(body []byte) *refreshGrant {
 		RefreshToken string `json:"refresh_token"`
 		Scope        any    `json:"scope"`
 	}
-	if json.Unmarshal(body, &fields) != nil || fields.GrantType != refreshToken {
+	if json.Unmarshal(body, &fields) != nil || fields.GrantType != grantRefresh {
 		return nil
 	}
 	scope, _ := fields.Scope.(string)
