@@ -30,7 +30,7 @@ const (
 )
 
 // adminAPI is the operator's side of the pools, below /credential_pool/ of
-// Caddy's admin endpoint. No answer ever holds a secret.
+// Caddy's admin endpoint. No answer ever holds a secret of an account.
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -63,6 +63,8 @@ var adminRoutes = []adminRoute{
 	{http.MethodPut, "credentials/{pool}/{member}", putCredential},
 	{http.MethodDelete, "credentials/{pool}/{member}", deleteCredential},
 	{http.MethodGet, "notices", getNotices},
+	{http.MethodGet, "phantom/{pool}", getPhantom},
+	{http.MethodPost, "phantom/rotate", rotatePhantoms},
 }
 
 // match returns the values of the pattern's braces. The path is as it was sent,

@@ -104,15 +104,17 @@ func TestAdmin_withoutAPoolInTheConfigIs503(t *testing.T) {
 func TestAdmin_wrongMethodSaysWhichAreAllowed(t *testing.T) {
 	d := openDesk(t, twoMembers)
 	for path, allow := range map[string]string{
-		"/credential_pool/pools":         "GET",
-		poolURL:                          "GET",
-		poolURL + "/rotate":              "POST",
-		poolURL + "/members/a/park":      "POST",
-		poolURL + "/members/a/recover":   "POST",
-		"/credential_pool/credentials":   "GET",
-		vaultURL + "/a":                  "GET, PUT, DELETE",
-		"/credential_pool/notices":       "GET",
-		"/credential_pool/notices?limit": "GET",
+		"/credential_pool/pools":          "GET",
+		poolURL:                           "GET",
+		poolURL + "/rotate":               "POST",
+		poolURL + "/members/a/park":       "POST",
+		poolURL + "/members/a/recover":    "POST",
+		"/credential_pool/credentials":    "GET",
+		vaultURL + "/a":                   "GET, PUT, DELETE",
+		"/credential_pool/notices":        "GET",
+		"/credential_pool/notices?limit":  "GET",
+		"/credential_pool/phantom/POOL":   "GET",
+		"/credential_pool/phantom/rotate": "GET, POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "get"} {
 			if slices.Contains(strings.Split(allow, ", "), method) {
@@ -139,6 +141,8 @@ func TestAdmin_unknownNamesSayWhatExists(t *testing.T) {
 		{"POST", poolURL + "/members/x/recover", "there are: a, b"},
 		{"GET", vaultURL + "/x", "there are: " + d.pool + "/a, " + d.pool + "/b"},
 		{"DELETE", vaultURL + "/x", "there are: " + d.pool + "/a, " + d.pool + "/b"},
+		{"GET", "/credential_pool/phantom/nope", "there are: " + d.pool},
+		{"GET", "/credential_pool/phantom/rotate", "there are: " + d.pool},
 		{"GET", "/credential_pool/", "GET /credential_pool/pools, "},
 		{"GET", vaultURL, "PUT /credential_pool/credentials/{pool}/{member}"},
 	} {
@@ -175,6 +179,8 @@ func TestAdmin_bodyIsOneJSONObject(t *testing.T) {
 		{"POST", park, `{"reason":"` + strings.Repeat("x", 201) + `"}`, 400},
 		{"POST", park, `{"reason":"` + strings.Repeat("x", 200) + `"}`, 200},
 		{"POST", poolURL + "/members/a/recover", `{"for":"1h"}`, 400},
+		{"POST", "/credential_pool/phantom/rotate", `{"pool":"x"}`, 400},
+		{"POST", "/credential_pool/phantom/rotate", "{}", 200},
 		{"PUT", vaultURL + "/a", "", 400},
 		{"PUT", vaultURL + "/a", "null", 400},
 		{"PUT", vaultURL + "/a", `{"secret":""}`, 400},
@@ -247,6 +253,8 @@ func TestAdmin_vaultWithoutItsIdentityIsAConflict(t *testing.T) {
 	if answer := d.want(200, "GET", "/credential_pool/credentials", ""); !strings.Contains(answer, `"error":`) {
 		t.Errorf("the list hides that a record can't be read: %s", answer)
 	}
+	d.want(409, "GET", "/credential_pool/phantom/POOL", "")
+	d.want(409, "POST", "/credential_pool/phantom/rotate", "")
 	if err := os.Rename(identity+".away", identity); err != nil {
 		t.Fatal(err)
 	}
@@ -361,6 +369,7 @@ func FuzzAdminBody(f *testing.F) {
 		{"POST", poolURL + "/members/a/park"},
 		{"POST", poolURL + "/members/a/recover"},
 		{"PUT", vaultURL + "/a"},
+		{"POST", "/credential_pool/phantom/rotate"},
 	}
 	for _, body := range []string{
 		"", "{}", "null", "[]", "{", `{"to":"b","park_for":"5m"}`, `{"to":"SECRET"}`, `{"for":"1h","reason":"x"}`,

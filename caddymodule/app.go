@@ -73,6 +73,8 @@ type App struct {
 	started    bool
 	stop       context.CancelFunc
 	running    sync.WaitGroup
+
+	phantoms phantomKeeper
 }
 
 // VaultConfig says how the vault is encrypted. Credentials are kept in Caddy's

@@ -19,6 +19,9 @@ import (
 func init() {
 	httpcaddyfile.RegisterGlobalOption("credential_pool", parseApp)
 	httpcaddyfile.RegisterHandlerDirective("credential_pool", parseHandler)
+	httpcaddyfile.RegisterHandlerDirective("credential_pool_token", parseTokenHandler)
+	// Both stand before reverse_proxy, the token endpoint first.
+	httpcaddyfile.RegisterDirectiveOrder("credential_pool_token", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterDirectiveOrder("credential_pool", httpcaddyfile.Before, "reverse_proxy")
 }
 
@@ -306,7 +309,7 @@ func (cfg *PoolConfig) unmarshalCooldown(d *caddyfile.Dispenser) error {
 // parseHandler sets up the handler from Caddyfile tokens. Syntax:
 //
 //	credential_pool [<matcher>] <pool> [<upstreams…>] {
-//	    client           <name> <token>
+//	    client           <name> <token>|phantom
 //	    allow_any_client
 //	    retries          <count>
 //	    replay_limit     <size>
@@ -363,6 +366,10 @@ func (h *Handler) unmarshalProxy(d *caddyfile.Dispenser, helper httpcaddyfile.He
 	}
 	return h.Proxy.FinalizeUnmarshalCaddyfile(helper)
 }
+
+// phantomWord stands for the pool's phantom access token. It is too short to be
+// a token itself.
+const phantomWord = "phantom"
 
 const handlerWords = "client, allow_any_client, retries, replay_limit, on_exhausted"
 
@@ -422,7 +429,11 @@ func (h *Handler) setWord(d *caddyfile.Dispenser, word string, args []string) er
 		if err := checkName("client", args[0]); err != nil {
 			return d.WrapErr(err)
 		}
-		h.Clients = append(h.Clients, Client{Name: args[0], Token: args[1]})
+		c := Client{Name: args[0], Token: args[1]}
+		if c.Token == phantomWord {
+			c.Token, c.Phantom = "", true
+		}
+		h.Clients = append(h.Clients, c)
 	case "allow_any_client":
 		twice, h.AllowAnyClient = h.AllowAnyClient, true
 	case "retries":

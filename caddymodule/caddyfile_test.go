@@ -58,6 +58,14 @@ http://:80 {
 	credential_pool p {
 		allow_any_client
 	}
+	credential_pool /phantom p {
+		client codex phantom
+		client one {env.ONE}
+	}
+	credential_pool_token /oauth/token p https://auth.example.com {
+		header_up X-Token yes
+	}
+	credential_pool_token /token p
 }
 `)
 	if err != nil {
@@ -77,10 +85,16 @@ http://:80 {
 		`"transport":{"dial_timeout":1000000000,"protocol":"http","tls":{}},"upstreams":[{"dial":"api.example.com:443"}]`,
 		`"replay_limit":1048576,"retries":1`,
 		`{"allow_any_client":true,"handler":"credential_pool","pool":"p"}`,
+		`{"clients":[{"name":"codex","phantom":true},{"name":"one","token":"{env.ONE}"}],"handler":"credential_pool","pool":"p"}`,
+		`{"handler":"credential_pool_token","pool":"p","proxy":{"headers":{"request":{"set":{"X-Token":["yes"]}}},"transport":{"protocol":"http","tls":{}},"upstreams":[{"dial":"auth.example.com:443"}]}}`,
+		`{"handler":"credential_pool_token","pool":"p"}`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)
 		}
+	}
+	if token, door := strings.Index(got, `"credential_pool_token"`), strings.Index(got, `"handler":"credential_pool"`); token > door {
+		t.Error("the token endpoint stands behind the door, which would ask for a client's token")
 	}
 }
 
@@ -142,6 +156,11 @@ func TestCaddyfile_errors(t *testing.T) {
 		site("credential_pool p {\nretries x\n}"):                         `retries: "x" is not a count`,
 		site("credential_pool p {\nretries 1\nretries 2\n}"):              "retries is given twice",
 		site("credential_pool p {\nreplay_limit x\n}"):                    `replay_limit: "x" is not a size`,
+		site("credential_pool p {\nclient a phantom x\n}"):                "client wants 2 argument(s), got 3",
+		site("credential_pool_token"):                                     "wrong argument count",
+		site("credential_pool_token P"):                                   "this is no pool name",
+		site("credential_pool_token p {\nheader_up X y\n}"):               "need an upstream",
+		site("credential_pool_token p {\nclient a phantom\n}"):            "unrecognized subdirective client",
 		site("credential_pool p {\non_exhausted cry\n}"):                  `on_exhausted: "cry" is neither`,
 	} {
 		_, err := adapt(text)

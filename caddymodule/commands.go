@@ -101,6 +101,12 @@ func addCommands(root *cobra.Command) {
 	notices := add("notices", "Shows what the operator was told, the newest first", 0, 0, func([]string) error { return op.notices(limit) })
 	notices.Flags().IntVar(&limit, "limit", 20, "How many at the most")
 
+	var codex, rotateKey bool
+	phantom := add("phantom [<pool>]", "Prints the tokens of a pool's clients that log in with OAuth, or revokes those of all pools", 0, 1,
+		func(args []string) error { return op.phantom(args, codex, rotateKey) })
+	phantom.Flags().BoolVar(&codex, "codex", false, "Print the auth.json of a Codex CLI that uses the pool")
+	phantom.Flags().BoolVar(&rotateKey, "rotate", false, "Revoke the phantom tokens of all pools")
+
 	root.AddCommand(explainCommand())
 }
 

@@ -29,6 +29,7 @@ func (a *App) look(ctx context.Context) {
 				}
 			}
 		}
+		_ = a.lookAtPhantoms(ctx) // it has logged what is wrong
 		return struct{}{}, nil
 	})
 	switch {

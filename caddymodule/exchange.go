@@ -234,12 +234,12 @@ func (x *exchange) body() (io.ReadCloser, error) {
 func (x *exchange) attempt(req *http.Request, next http.RoundTripper, body io.ReadCloser) (*http.Response, *interim, error) {
 	hints := newInterim(req.Context())
 	out := req.WithContext(hints)
-	out.Header = x.pool.outgoingHeader(req.Header, x.armed, x.handler.clients)
-	out.URL = x.pool.outgoingURL(req.URL, x.armed, x.handler.clients)
+	out.Header = x.pool.outgoingHeader(req.Header, x.armed, x.handler.tokens())
+	out.URL = x.pool.outgoingURL(req.URL, x.armed, x.handler.tokens())
 	out.GetBody = nil // net/http would replay the request on its own
 	if body != nil {
 		out.Body = body
-		x.pool.cleanTrailer(out, x.handler.clients)
+		x.pool.cleanTrailer(out, x.handler.tokens())
 	}
 	res, err := next.RoundTrip(out)
 	return res, hints, err

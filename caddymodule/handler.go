@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -76,8 +77,10 @@ type Handler struct {
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
 
 	pool    *servedPool
-	clients map[string]client
-	fixed   []*reverseproxy.Upstream // those whose address the config says
+	clients map[string]client              // those with a token of their own
+	phantom string                         // the name of the one with the pool's phantom
+	merged  *atomic.Pointer[mergedClients] // both
+	fixed   []*reverseproxy.Upstream       // those whose address the config says
 
 	proxying bool // the proxy is provisioned
 }
@@ -89,7 +92,13 @@ type Client struct {
 
 	// The client's token, of at least 8 characters and without a space.
 	// Placeholders such as `{env.AGENT_1_TOKEN}` keep it out of the config.
-	Token string `json:"token"`
+	// Either this or `phantom` is required.
+	Token string `json:"token,omitempty"`
+
+	// The client's token is the pool's phantom access token, which
+	// `caddy credential-pool phantom <pool>` prints: for clients that log in with
+	// OAuth. Default: false.
+	Phantom bool `json:"phantom,omitempty"`
 }
 
 // client is a Client compiled at Provision, by its token.
@@ -115,7 +124,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.pool, err = app.(*App).served(h.Pool); err != nil {
 		return err
 	}
-	if err := h.provisionClients(); err != nil {
+	if err := h.provisionClients(app.(*App)); err != nil {
 		return fmt.Errorf("credential_pool %s: %w", h.Pool, err)
 	}
 	if h.OnExhausted == "" {
@@ -154,14 +163,22 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
-// Cleanup ends what the proxy has started. A proxy whose Provision has failed
+// Cleanup ends what the proxy has started.
+func (h *Handler) Cleanup() error { return cleanUpProxy(h.Proxy, h.proxying) }
+
+// cleanUpProxy cleans up a proxy, if there is one. One whose Provision has failed
 // before it came to its upstreams, which it takes all at once, is left alone: it
 // would give back those that another config holds.
-func (h *Handler) Cleanup() error {
-	if h.proxying || (h.Proxy != nil && len(h.Proxy.Upstreams) > 0 && h.Proxy.Upstreams[0].Host != nil) {
-		return h.Proxy.Cleanup()
+func cleanUpProxy(p *reverseproxy.Handler, provisioned bool) error {
+	if provisioned || (p != nil && len(p.Upstreams) > 0 && p.Upstreams[0].Host != nil) {
+		return p.Cleanup()
 	}
 	return nil
+}
+
+// hasUpstream reports whether the proxy's config says where to.
+func hasUpstream(p *reverseproxy.Handler) bool {
+	return len(p.Upstreams) > 0 || p.DynamicUpstreamsRaw != nil
 }
 
 func (h *Handler) validateClients() error {
@@ -180,14 +197,28 @@ func (h *Handler) validateClients() error {
 			return fmt.Errorf("client %s is given twice", c.Name)
 		}
 		names[c.Name] = struct{}{}
+		if c.Phantom && c.Token != "" {
+			return fmt.Errorf("client %s: token and phantom exclude each other", c.Name)
+		}
 	}
 	return nil
 }
 
-func (h *Handler) provisionClients() error {
+func (h *Handler) provisionClients(app *App) error {
 	repl := caddy.NewReplacer()
 	h.clients = make(map[string]client, len(h.Clients))
+	h.merged = new(atomic.Pointer[mergedClients])
 	for _, c := range h.Clients {
+		if c.Phantom {
+			if h.phantom != "" {
+				return fmt.Errorf("clients %s and %s have the same token: a pool has one phantom", h.phantom, c.Name)
+			}
+			h.phantom = c.Name
+			if err := app.canHavePhantoms(); err != nil {
+				return fmt.Errorf("client %s: %w", c.Name, err)
+			}
+			continue
+		}
 		token, err := expand(repl, c.Token)
 		if err != nil {
 			return fmt.Errorf("client %s: token: %w", c.Name, err)
@@ -206,10 +237,10 @@ func (h *Handler) provisionClients() error {
 // replaceTransport makes the proxy use ours. That is done in its configuration:
 // once it is provisioned, its health checks use the transport that it has.
 func (h *Handler) replaceTransport() error {
-	dynamic := h.Proxy.DynamicUpstreamsRaw != nil
-	if len(h.Proxy.Upstreams) == 0 && !dynamic {
+	if !hasUpstream(h.Proxy) {
 		return errors.New("proxy: no upstream is given")
 	}
+	dynamic := h.Proxy.DynamicUpstreamsRaw != nil
 	for _, u := range h.Proxy.Upstreams {
 		if strings.Contains(u.Dial, "{") {
 			dynamic = true
@@ -345,7 +376,7 @@ func (h *Handler) matches(token string) bool {
 	}
 	sum := sha256.Sum256([]byte(token))
 	found := 0
-	for _, c := range h.clients {
+	for _, c := range h.tokens() {
 		found |= subtle.ConstantTimeCompare(sum[:], c.hash[:])
 	}
 	return found == 1
@@ -370,13 +401,13 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 	*out = *r
 	header := r.Header.Clone()
 	cutConnection(header)
-	out.Header = h.pool.outgoingHeader(header, a, h.clients)
+	out.Header = h.pool.outgoingHeader(header, a, h.tokens())
 	for _, v := range a.headers {
 		// What follows may change a value in its place, which is the pool's.
 		out.Header[v.name] = slices.Clone(out.Header[v.name])
 	}
-	out.URL = h.pool.outgoingURL(r.URL, a, h.clients)
-	h.pool.cleanTrailer(out, h.clients)
+	out.URL = h.pool.outgoingURL(r.URL, a, h.tokens())
+	h.pool.cleanTrailer(out, h.tokens())
 	x.armed = a
 	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease}
 	// Also when the next handler panics, as reverse_proxy does when a body is cut.

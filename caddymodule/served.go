@@ -39,6 +39,10 @@ type servedPool struct {
 	// hosts are those to which credentials may go that no upstream names.
 	hosts []hostPattern
 
+	// phantoms are the clients' stand-in tokens; nil while their key can't be
+	// read.
+	phantoms atomic.Pointer[phantomTokens]
+
 	shared    *sharedState
 	inherited bool // from the config before, and not saved since
 	metrics   *poolMetrics

@@ -27,6 +27,10 @@
 // name is refused. Keys of the document that this version does not know are
 // ignored; a version or kind that it does not know is an error.
 //
+// The key from which the clients' stand-in tokens are made lies beside the
+// credentials, encrypted as they are, under credential_pool/phantom.age; see
+// [PhantomKey].
+//
 // # Who can read it
 //
 // Whoever has an identity, which is an age secret key, X25519 or hybrid. It

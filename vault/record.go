@@ -42,7 +42,11 @@ func seal(c Credential, to age.Recipient) ([]byte, error) {
 	for name, value := range c.Fields {
 		rec.Fields[name] = value.Reveal()
 	}
+	return encrypt(rec, to)
+}
 
+// encrypt makes of a JSON document what the recipient can decrypt.
+func encrypt(doc any, to age.Recipient) ([]byte, error) {
 	var sealed bytes.Buffer
 	w, err := age.Encrypt(&sealed, to)
 	if err != nil {
@@ -51,34 +55,44 @@ func seal(c Credential, to age.Recipient) ([]byte, error) {
 	enc := json.NewEncoder(w)
 	// Escaping for HTML would make six bytes of one, beyond maxRecordSize.
 	enc.SetEscapeHTML(false)
-	if err := errors.Join(enc.Encode(rec), w.Close()); err != nil {
+	if err := errors.Join(enc.Encode(doc), w.Close()); err != nil {
 		return nil, fmt.Errorf("encrypting: %w", err)
 	}
 	return sealed.Bytes(), nil
 }
 
 // open is the reverse of seal, for the record that was found under name. Its
-// errors wrap ErrWrongIdentity, ErrCorrupt or ErrForeign, and never the cause:
-// the texts of age and encoding/json quote what they could not read, and that
-// can be a secret that somebody stored in the clear.
+// errors wrap ErrWrongIdentity, ErrCorrupt or ErrForeign.
 func open(sealed []byte, name string, with []age.Identity) (Credential, error) {
+	plain, err := decrypt(sealed, with)
+	if err != nil {
+		return Credential{}, err
+	}
+	return decode(plain, name)
+}
+
+// decrypt is the reverse of encrypt. Its errors wrap ErrWrongIdentity or
+// ErrCorrupt, and never the cause: the texts of age and encoding/json quote what
+// they could not read, and that can be a secret that somebody stored in the
+// clear.
+func decrypt(sealed []byte, with []age.Identity) ([]byte, error) {
 	if len(sealed) > maxRecordSize {
-		return Credential{}, fmt.Errorf("%w: more than %d bytes", ErrCorrupt, maxRecordSize)
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrCorrupt, maxRecordSize)
 	}
 	r, err := age.Decrypt(bytes.NewReader(sealed), with...)
 	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
-		return Credential{}, ErrWrongIdentity
+		return nil, ErrWrongIdentity
 	}
 	if err != nil {
-		return Credential{}, fmt.Errorf("%w: not an age file, or its header is damaged", ErrCorrupt)
+		return nil, fmt.Errorf("%w: not an age file, or its header is damaged", ErrCorrupt)
 	}
 	// age hands out chunks as it authenticates them; only at EOF is it certain
 	// that nothing is missing.
 	plain, err := io.ReadAll(r)
 	if err != nil {
-		return Credential{}, fmt.Errorf("%w: truncated or tampered with", ErrCorrupt)
+		return nil, fmt.Errorf("%w: truncated or tampered with", ErrCorrupt)
 	}
-	return decode(plain, name)
+	return plain, nil
 }
 
 // decode reads a decrypted record and checks it as strictly as a put is checked:

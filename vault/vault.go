@@ -131,13 +131,18 @@ func (v *Vault) get(ctx context.Context, name string) (Credential, error) {
 		return Credential{}, err
 	}
 	c, err := open(sealed, name, ids)
+	return c, v.explain(err)
+}
+
+// explain adds to ErrWrongIdentity what may help.
+func (v *Vault) explain(err error) error {
 	if errors.Is(err, ErrWrongIdentity) && len(v.configured) > 0 && v.file != "" {
 		if _, statErr := os.Stat(v.file); statErr == nil {
-			return Credential{}, fmt.Errorf("%w (it may be of the time when the identity in %s was used: "+
+			return fmt.Errorf("%w (it may be of the time when the identity in %s was used: "+
 				"add `identity {file.%s}` below your own)", err, v.file, v.file)
 		}
 	}
-	return c, err
+	return err
 }
 
 // Put stores c under name ("<pool>/<member>"), in place of what may be there.
@@ -299,7 +304,7 @@ func (v *Vault) makeIdentity(ctx context.Context) ([]age.Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for records before making an identity: %w", err)
 	}
-	if len(keys) > 0 {
+	if len(keys) > 0 || v.storage.Exists(ctx, phantomKey) {
 		// Another process that makes the identity does so before its first
 		// record, so its record can't be seen without its identity.
 		ids, err := v.identities()

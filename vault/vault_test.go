@@ -30,6 +30,7 @@ type memory struct {
 
 	mu     sync.Mutex
 	values map[string][]byte
+	locked sync.Mutex
 	hook   func(ctx context.Context, op, key string) error
 }
 
@@ -75,6 +76,19 @@ func (m *memory) Delete(ctx context.Context, key string) error {
 	defer m.mu.Unlock()
 	delete(m.values, key)
 	return nil
+}
+
+func (m *memory) Lock(ctx context.Context, name string) error {
+	if err := m.before(ctx, "lock", name); err != nil {
+		return err
+	}
+	m.locked.Lock()
+	return nil
+}
+
+func (m *memory) Unlock(ctx context.Context, name string) error {
+	m.locked.Unlock()
+	return m.before(ctx, "unlock", name)
 }
 
 func (m *memory) Exists(_ context.Context, key string) bool {

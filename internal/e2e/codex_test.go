@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -67,9 +69,15 @@ const nobodys = "account-of-nobody"
 func login(c *caddy) {
 	c.phantom = jwt(`{"exp":4102444800,"https://api.openai.com/auth":{"chatgpt_plan_type":"plus","chatgpt_account_id":"` + nobodys + `"}}`)
 	c.setenv("PHANTOM", c.phantom)
+	c.startLogins("")
+}
+
+// startLogins starts a Caddy with a pool of logins, and these handlers in the
+// place of the usual one if there are any.
+func (c *caddy) startLogins(handler string) {
 	c.start(config{
-		members: c.vaulted(),
-		pool:    "inject header Authorization \"Bearer {credential}\"\ninject header ChatGPT-Account-Id {credential.account_id}",
+		members: c.vaulted(), handler: handler,
+		pool: "inject header Authorization \"Bearer {credential}\"\ninject header ChatGPT-Account-Id {credential.account_id}",
 	})
 	for _, name := range c.accounts {
 		c.secrets[name+"'s number"] = c.canary()
@@ -88,7 +96,20 @@ func TestCodex_exec(t *testing.T) {
 			time.Now().UTC().Format(time.RFC3339),
 			jwt(`{"email":"agent@example.com","exp":4102444800,"https://api.openai.com/auth":{"chatgpt_plan_type":"plus","chatgpt_account_id":"`+nobodys+`"}}`),
 			c.phantom, nobodys))
-		p.file("codex/config.toml", fmt.Sprintf(`model_provider = "pool"
+		p.file("codex/config.toml", c.codexConfig())
+		told := p.run(t, node, cli, "exec", "--skip-git-repo-check", "say hi")
+		for _, h := range c.upstream.seen() {
+			if h.header.Get("Chatgpt-Account-Id") != c.secrets[h.account+"'s number"] {
+				t.Errorf("%s %s: the account's number is not %s's", h.method, h.path, h.account)
+			}
+		}
+		return told
+	})
+}
+
+// codexConfig is the configuration of a Codex CLI that uses the pool.
+func (c *caddy) codexConfig() string {
+	return fmt.Sprintf(`model_provider = "pool"
 chatgpt_base_url = %q
 check_for_update_on_startup = false
 analytics.enabled = false
@@ -101,13 +122,51 @@ requires_openai_auth = true
 supports_websockets = false
 request_max_retries = 0
 stream_max_retries = 0
-`, c.url("/backend-api/"), c.url("/backend-api/codex")))
-		told := p.run(t, node, cli, "exec", "--skip-git-repo-check", "say hi")
-		for _, h := range c.upstream.seen() {
-			if h.header.Get("Chatgpt-Account-Id") != c.secrets[h.account+"'s number"] {
-				t.Errorf("%s %s: the account's number is not %s's", h.method, h.path, h.account)
+`, c.url("/backend-api/"), c.url("/backend-api/codex"))
+}
+
+// A Codex CLI with the login that the command prints, as it is and in need of a
+// refresh. The first account refuses, and the client is told nothing of it.
+func TestCodex_withAPhantomLogin(t *testing.T) {
+	t.Parallel()
+	node, cli := onPath(t, "node"), fromNPM(t, "@openai/codex/bin/codex.js")
+	expired := jwt(`{"exp":1600000000,"https://api.openai.com/auth":{"chatgpt_plan_type":"plus","chatgpt_account_id":"credential-pool:api"}}`)
+	for name, spoil := range map[string]func(auth string, p phantomLogin) string{
+		"as it is printed": func(auth string, _ phantomLogin) string { return auth },
+		"in need of a refresh": func(auth string, p phantomLogin) string {
+			return strings.ReplaceAll(auth, p.AccessToken, expired)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCaddy(t, "work", "home")
+			c.upstream.answer("home", response("home"))
+			c.upstream.answer("work", codexAPI.refusals["429"])
+			endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				t.Error("the real token endpoint was asked")
+			}))
+			t.Cleanup(endpoint.Close)
+			c.startLogins(fmt.Sprintf("credential_pool_token /oauth/token api %s\n\tcredential_pool api %s {\n\t\tclient codex phantom\n\t}", endpoint.URL, c.upstream.URL))
+			auth := must(c.pooled("", "phantom", "api", "--codex"))
+			var p phantomLogin
+			c.want(http.StatusOK, http.MethodGet, "/credential_pool/phantom/api", "", &p)
+			c.phantom = p.AccessToken
+
+			cl := c.program("CODEX_HOME="+c.path("client/codex"), "CODEX_REFRESH_TOKEN_URL_OVERRIDE="+c.url("/oauth/token"))
+			cl.file("codex/auth.json", spoil(auth, p))
+			cl.file("codex/config.toml", c.codexConfig())
+			equal(t, "the client is told", cl.run(t, node, cli, "exec", "--skip-git-repo-check", "say hi"), "served by home")
+			login, err := os.ReadFile(c.path("client/codex/auth.json"))
+			if err != nil || !strings.Contains(string(login), p.AccessToken) || !strings.Contains(string(login), p.RefreshToken) {
+				t.Errorf("its login has changed to %s, %v", login, err)
 			}
-		}
-		return told
-	})
+		})
+	}
+}
+
+// phantomLogin is what the admin API says of a pool's phantom.
+type phantomLogin struct {
+	AccessToken  string `json:"access_token"`
+	RefreshToken string `json:"refresh_token"`
+	IDToken      string `json:"id_token"`
 }
