@@ -49,8 +49,9 @@ type servedPool struct {
 	inline map[string]struct{}
 
 	// armed holds what is put into a request, by position; nil while the member
-	// is missing.
-	armed []atomic.Pointer[armed]
+	// is missing. It is read without arming, which one who changes it holds.
+	arming sync.Mutex
+	armed  []atomic.Pointer[armed]
 
 	// looking guards seen, by position.
 	looking sync.Mutex
@@ -69,20 +70,17 @@ func (sp *servedPool) isInline(member string) bool {
 	return ok
 }
 
-// kind returns the kind of the member's credential; empty while it is missing.
-func (sp *servedPool) kind(position int) string {
-	if a := sp.armed[position].Load(); a != nil {
-		return a.kind
-	}
-	return ""
-}
-
 // armed is a member's credential, rendered once for all requests.
 type armed struct {
 	identity string
 	kind     string
 	headers  []headerValue
 	query    string // parameters, escaped
+
+	// generation counts the tokens of a login under one identity. When they end,
+	// and when they were last refreshed, is zero if it is not known.
+	generation         uint64
+	expires, refreshed time.Time
 
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
@@ -107,14 +105,32 @@ func (sp *servedPool) checkAuthorizationOnly() error {
 }
 
 // arm makes the credential the member's. If it lacks a field that is injected,
-// the member is without one.
+// the member is without one. Tokens that are older than those in use are left:
+// whoever read them was overtaken by a refresh.
 func (sp *servedPool) arm(position int, c vault.Credential) error {
-	a := &armed{identity: c.ID, kind: c.Kind}
+	a, err := sp.render(c)
+	sp.arming.Lock()
+	defer sp.arming.Unlock()
+	if err != nil {
+		sp.setMissing(position, err.Error())
+		return err
+	}
+	if now := sp.armed[position].Load(); now != nil && now.identity == a.identity && now.generation >= a.generation {
+		return nil
+	}
+	// The values come first: whoever gets a lease on the new identity finds them.
+	sp.armed[position].Store(a)
+	sp.SetCredential(sp.names[position], a.identity)
+	return nil
+}
+
+// render makes of a credential what is put into a request.
+func (sp *servedPool) render(c vault.Credential) (*armed, error) {
+	a := &armed{identity: c.ID, kind: c.Kind, generation: c.Generation}
 	for _, in := range sp.places[c.Kind] {
 		v, err := in.render(c)
 		if err != nil {
-			sp.disarm(position, err.Error())
-			return err
+			return nil, err
 		}
 		if in.in == inQuery {
 			a.query = strings.TrimPrefix(a.query+"&"+in.name+"="+url.QueryEscape(v), "&")
@@ -129,16 +145,24 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 	for _, f := range c.Fields {
 		a.addSecret(f)
 	}
+	if o := c.OAuth; o != nil {
+		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
+		a.addSecret(o.RefreshToken)
+		a.addSecret(o.ClientSecret)
+	}
 	slices.Sort(a.secrets)
 	a.secrets = slices.Compact(a.secrets)
-	// The values come first: whoever gets a lease on the new identity finds them.
-	sp.armed[position].Store(a)
-	sp.SetCredential(sp.names[position], a.identity)
-	return nil
+	return a, nil
 }
 
 // disarm leaves the member without a credential.
 func (sp *servedPool) disarm(position int, reason string) {
+	sp.arming.Lock()
+	defer sp.arming.Unlock()
+	sp.setMissing(position, reason)
+}
+
+func (sp *servedPool) setMissing(position int, reason string) {
 	sp.SetMissing(sp.names[position], reason)
 	sp.armed[position].Store(nil)
 }
