@@ -313,7 +313,7 @@ func (op *operator) list([]string) error {
 				updated = c.Updated.Local().Format(time.DateTime)
 			}
 			if c.NeedsLogin {
-				trouble = loginAgain(c.Reason)
+				trouble = loginLostError(c.Reason).Error()
 			}
 			row(c.Name, c.Kind, updated, untilText(c.ExpiresAt), agoText(c.RefreshedAt), strings.Join(c.Fields, ", "), trouble)
 		}

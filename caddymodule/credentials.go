@@ -65,20 +65,6 @@ func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	a.logTrouble(seen, meaning, name, err)
 }
 
-// take makes a record of the vault the member's credential, or says why it is of
-// no use.
-func (sp *servedPool) take(position int, c vault.Credential) error {
-	if c.OAuth == nil || c.OAuth.Lost == "" {
-		return sp.arm(position, c)
-	}
-	reason := loginAgain(c.OAuth.Lost)
-	sp.disarm(position, reason)
-	return errors.New(reason)
-}
-
-// loginAgain says that only a person helps.
-func loginAgain(reason string) string { return "log in again (" + reason + ")" }
-
 // logTrouble logs what is wrong with a member's credential, once.
 func (a *App) logTrouble(seen *look, meaning, name string, err error) {
 	trouble := ""

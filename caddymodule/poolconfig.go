@@ -157,6 +157,10 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 		inline: make(map[string]struct{}),
 		armed:  make([]atomic.Pointer[armed], len(cfg.Members)),
 		seen:   make([]look, len(cfg.Members)),
+		logins: make([]login, len(cfg.Members)),
+	}
+	for i := range sp.logins {
+		sp.logins[i].pool, sp.logins[i].position = sp, i
 	}
 	for _, m := range cfg.Members {
 		if err := checkName("member", m.Name); err != nil {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -53,6 +54,10 @@ type servedPool struct {
 	arming sync.Mutex
 	armed  []atomic.Pointer[armed]
 
+	// logins are the refreshing of the members' logins, by position.
+	logins    []login
+	refresher *refresher
+
 	// looking guards seen, by position.
 	looking sync.Mutex
 	seen    []look
@@ -82,10 +87,21 @@ type armed struct {
 	generation         uint64
 	expires, refreshed time.Time
 
+	// refreshable is true if there is a refresh token, and due is when it is to
+	// be used; zero if that is not known.
+	refreshable bool
+	due         time.Time
+
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
 	secrets []string
 }
+
+// same reports whether a and b hold the same tokens.
+func (a *armed) same(b *armed) bool { return a.identity == b.identity && a.generation == b.generation }
+
+// expired reports whether the access token has ended.
+func (a *armed) expired(now time.Time) bool { return !a.expires.IsZero() && !now.Before(a.expires) }
 
 // minSecret is the length from which a secret is looked for in what comes
 // back: a shorter one would be found by chance.
@@ -115,12 +131,16 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 		sp.setMissing(position, err.Error())
 		return err
 	}
-	if now := sp.armed[position].Load(); now != nil && now.identity == a.identity && now.generation >= a.generation {
+	now := sp.armed[position].Load()
+	if now != nil && now.identity == a.identity && now.generation >= a.generation {
 		return nil
 	}
 	// The values come first: whoever gets a lease on the new identity finds them.
 	sp.armed[position].Store(a)
 	sp.SetCredential(sp.names[position], a.identity)
+	if now != nil && now.identity == a.identity {
+		sp.Renewed(time.Now(), sp.names[position])
+	}
 	return nil
 }
 
@@ -147,6 +167,7 @@ func (sp *servedPool) render(c vault.Credential) (*armed, error) {
 	}
 	if o := c.OAuth; o != nil {
 		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
+		a.refreshable, a.due = !o.RefreshToken.IsZero(), dueAt(c)
 		a.addSecret(o.RefreshToken)
 		a.addSecret(o.ClientSecret)
 	}
@@ -206,8 +227,16 @@ func (a *armed) in(text string) bool {
 
 // arms returns what to put in for a lease; nil if the member's credential was
 // removed since. One that was replaced since is as good: what is then reported
-// is about the old one, and touches nobody.
-func (sp *servedPool) arms(l pool.Lease) *armed { return sp.armed[l.Position()].Load() }
+// is about the old one, and touches nobody. Only if a login's token has ended is
+// it waited for another one, and then not for long: if there is none, the API
+// has the last word about the one that there is.
+func (sp *servedPool) arms(ctx context.Context, now time.Time, l pool.Lease) *armed {
+	a := sp.armed[l.Position()].Load()
+	if a != nil && a.expired(now) {
+		return sp.logins[l.Position()].await(ctx, a, false)
+	}
+	return a
+}
 
 // poolStatuses returns what the operator sees of all pools, sorted by name.
 func (a *App) poolStatuses(now time.Time) []pool.Status {
