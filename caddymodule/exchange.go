@@ -106,7 +106,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 		}
 		res, v := x.judge(res)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
-		if a := x.renew(req.Context(), lease, v); a != nil {
+		if a := x.renew(req.Context(), lease, res.StatusCode, v); a != nil {
 			if again, err := x.body(); err == nil {
 				discard(res)
 				x.spent, x.armed, body = append(x.spent, x.armed), a, again
@@ -153,8 +153,8 @@ func (x *exchange) first(ctx context.Context, now time.Time) (pool.Lease, *armed
 // renew returns new tokens for a login that was rejected, so that the member is
 // tried once more before it is blamed; nil if there are none, or there have been
 // some for this request already.
-func (x *exchange) renew(ctx context.Context, lease pool.Lease, v pool.Verdict) *armed {
-	if v.Meaning != pool.AuthFailed || v.Served || !x.armed.refreshable || slices.Contains(x.renewed, lease.Member()) {
+func (x *exchange) renew(ctx context.Context, lease pool.Lease, status int, v pool.Verdict) *armed {
+	if v.Meaning != pool.AuthFailed || v.Served || status >= 500 || !x.armed.refreshable || slices.Contains(x.renewed, lease.Member()) {
 		return nil
 	}
 	x.renewed = append(x.renewed, lease.Member())

@@ -31,6 +31,9 @@ const (
 const (
 	refreshFirstWait = 5 * time.Second
 	refreshMaxWait   = 5 * time.Minute
+
+	// refreshMaxAsked bounds what a token endpoint may say about it.
+	refreshMaxAsked = 15 * time.Minute
 )
 
 // login is the refreshing of one member's login. A member with a key has one,
@@ -151,7 +154,7 @@ func (l *login) postpone(least time.Duration) (first bool) {
 		l.waits = backoff.NewExponentialBackOff()
 		l.waits.InitialInterval, l.waits.MaxInterval, l.waits.Multiplier = refreshFirstWait, refreshMaxWait, 2
 	}
-	l.notUntil = time.Now().Add(max(least, l.waits.NextBackOff()))
+	l.notUntil = time.Now().Add(max(min(least, refreshMaxAsked), l.waits.NextBackOff()))
 	return first
 }
 

@@ -447,6 +447,98 @@ func TestRefresh_aLostLogin(t *testing.T) {
 	})
 }
 
+func TestRefresh_aLostAnswerCostsOneLoginAndOneFurtherAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(-time.Minute))
+		h.put("b", time.Now().Add(10*time.Hour))
+		h.server.lose = true
+		in := h.start()
+		defer in.stop()
+		time.Sleep(10 * time.Minute)
+		if st := in.state(0); st.Reason != "log in again (invalid_grant)" || len(h.server.seen()) != 2 {
+			t.Errorf("the member is %s, after %d requests", st.Reason, len(h.server.seen()))
+		}
+		if got := in.token(); got != accessToken("b", 1) {
+			t.Errorf("a request gets %s", got)
+		}
+	})
+}
+
+func TestRefresh_theEndpointSaysWhenToComeBack(t *testing.T) {
+	for retryAfter, tc := range map[string]struct{ least, most time.Duration }{
+		"120": {2 * time.Minute, 3 * time.Minute}, "1000000000": {15 * time.Minute, 16 * time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHousehold(t)
+			h.put("a", time.Now().Add(-time.Minute))
+			h.server.before = func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("Retry-After", retryAfter)
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			in := h.start()
+			defer in.stop()
+			time.Sleep(tc.least - time.Second)
+			h.server.set(func() { h.server.before = nil })
+			if n := len(h.server.seen()); n != 1 {
+				t.Errorf("after %s: %d requests", retryAfter, n)
+			}
+			time.Sleep(tc.most - tc.least)
+			if grants, _ := h.server.granted(); grants != 1 || in.state(0).State != pool.StateReady {
+				t.Errorf("after %s: %d grants", retryAfter, grants)
+			}
+		})
+	}
+}
+
+func TestRefresh_aTokenThatAnotherInstanceHasReplacedCostsNoGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(time.Hour))
+		one, two := h.start(), h.start()
+		defer one.stop()
+		defer two.stop()
+		old := two.sp.armed[0].Load()
+		for _, in := range []*instance{one, two} {
+			a := in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), true)
+			if a.same(old) || a.generation != 2 {
+				t.Errorf("the tokens are of generation %d", a.generation)
+			}
+		}
+		// One that is rejected as soon as it is there is not refreshed again.
+		if a := two.sp.logins[0].await(t.Context(), two.sp.armed[0].Load(), true); a.generation != 2 {
+			t.Errorf("the tokens are of generation %d", a.generation)
+		}
+		if grants, _ := h.server.granted(); grants != 1 {
+			t.Errorf("%d grants", grants)
+		}
+	})
+}
+
+func TestRefresh_aPutInMidRefreshStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(-time.Minute))
+		h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(3 * time.Second); return false }
+		in := h.start()
+		defer in.stop()
+		time.Sleep(2 * time.Second) // the endpoint is being asked
+		c := h.stored("a")
+		login := *c.OAuth
+		login.ExpiresAt = time.Now().Add(time.Hour)
+		c.Secret, c.OAuth = vault.NewSecret("access-of-the-operator"), &login
+		info, err := in.app.putCredential(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if got := in.token(); got != "access-of-the-operator" || h.stored("a").ID != info.ID {
+			t.Errorf("a request gets %s", got)
+		}
+	})
+}
+
 func TestRefresh_aLossThatCanNotBeStoredIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t)
