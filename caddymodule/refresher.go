@@ -37,6 +37,9 @@ const (
 const (
 	storeFirstWait = 200 * time.Millisecond
 	storeMaxWait   = 30 * time.Second
+	// storeLastWait is the longest when the config has ended, and the process
+	// may, too.
+	storeLastWait = time.Second
 )
 
 // refreshTurns lets one refresh of each login be made in this process, also
@@ -148,6 +151,17 @@ func (r *refresher) insist(write func(context.Context) (vault.Credential, error)
 		if !failed {
 			failing(err)
 		}
-		time.Sleep(waits.NextBackOff())
+		r.pause(waits.NextBackOff())
+	}
+}
+
+// pause waits, and less if the config ends.
+func (r *refresher) pause(wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.ctx.Done():
+		time.Sleep(min(wait, storeLastWait))
 	}
 }
