@@ -195,6 +195,11 @@ type memberView struct {
 	Failures int              `json:"failures"`
 	Kind     string           `json:"kind,omitempty"`
 
+	// ExpiresAt is when a login's access token ends, and RefreshedAt when it was
+	// last refreshed.
+	ExpiresAt   time.Time `json:"expires_at,omitzero"`
+	RefreshedAt time.Time `json:"refreshed_at,omitzero"`
+
 	// Scopes are the models and parts of the API that the member is out for,
 	// while it is in its state for all else.
 	Scopes []scopeView `json:"scopes,omitempty"`
@@ -218,7 +223,13 @@ func (sp *servedPool) view() poolView {
 }
 
 func (sp *servedPool) memberView(m pool.MemberStatus) memberView {
-	v := memberView{m.Name, m.Position, m.Active, m.State, m.Reason, m.Meaning, noticeTime(m.Until), m.Failures, sp.kind(m.Position), nil}
+	v := memberView{
+		Name: m.Name, Position: m.Position, Active: m.Active, State: m.State, Reason: m.Reason,
+		Meaning: m.Meaning, Until: noticeTime(m.Until), Failures: m.Failures,
+	}
+	if a := sp.armed[m.Position].Load(); a != nil {
+		v.Kind, v.ExpiresAt, v.RefreshedAt = a.kind, noticeTime(a.expires), noticeTime(a.refreshed)
+	}
 	for _, s := range m.Scopes {
 		v.Scopes = append(v.Scopes, scopeView{s.Key, noticeTime(s.Until), s.Reason, s.Meaning, s.Failures})
 	}
@@ -360,20 +371,13 @@ func putCredential(a *App, r *http.Request, args []string) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	var want struct {
-		Kind   string            `json:"kind"`
-		Secret string            `json:"secret"`
-		Fields map[string]string `json:"fields"`
-	}
+	var want credentialBody
 	if err := readBody(r, &want, false); err != nil {
 		return 0, nil, err
 	}
-	c := vault.Credential{
-		Name: name, Kind: orDefault(want.Kind, vault.KindStatic),
-		Secret: vault.NewSecret(want.Secret), Fields: make(map[string]vault.Secret, len(want.Fields)),
-	}
-	for field, v := range want.Fields {
-		c.Fields[field] = vault.NewSecret(v)
+	c, err := want.credential(name)
+	if err != nil {
+		return 0, nil, err
 	}
 	info, err := a.putCredential(r.Context(), c)
 	if err != nil {

@@ -66,7 +66,9 @@ type App struct {
 	blind   bool              // the last look failed
 
 	changing chan struct{} // holds one while the vault is changed
-	pools    map[string]*servedPool
+
+	refresher *refresher
+	pools     map[string]*servedPool
 
 	notifiers  []Notifier
 	dispatcher *dispatcher
@@ -143,6 +145,7 @@ func (a *App) openVault() error {
 	if a.vault, err = vault.New(a.storage, identities, a.logger); err != nil {
 		return fmt.Errorf("vault: %w", err)
 	}
+	a.refresher = a.newRefresher()
 	return nil
 }
 
@@ -157,7 +160,7 @@ func (a *App) provisionPool(name string, cfg *PoolConfig) error {
 	if err != nil {
 		return err
 	}
-	sp.metrics = newPoolMetrics(name, sp.names)
+	sp.metrics, sp.refresher = newPoolMetrics(name, sp.names), a.refresher
 	shared, inherited, err := acquireState(name, a.storage, time.Duration(cfg.MaxCooldown), a.logger)
 	if err != nil {
 		return err
@@ -216,12 +219,14 @@ func (a *App) provisionNotices(ctx caddy.Context) error {
 	return registerMetrics(ctx.GetMetricsRegistry(), a)
 }
 
-// Start begins to save, to look at the vault, and to send notices.
+// Start begins to save, to look at the vault, to refresh logins, and to send
+// notices.
 func (a *App) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop, a.started = cancel, true
 	a.dispatcher.start()
 	a.running.Go(func() { every(ctx, time.Duration(a.SyncInterval), func() { a.look(ctx) }) })
+	a.running.Go(func() { every(ctx, refreshTick, a.refreshLogins) })
 	// A save that is under way when Stop is called is waited for.
 	a.running.Go(func() { every(ctx, saveInterval, func() { a.save(context.Background()) }) })
 	return nil
@@ -249,6 +254,7 @@ func (a *App) Stop() error {
 	}
 	a.stop()
 	a.running.Wait()
+	a.refresher.stop()
 	a.save(context.Background())
 	a.dispatcher.stop()
 	return nil

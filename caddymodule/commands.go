@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -91,10 +92,13 @@ func addCommands(root *cobra.Command) {
 	add("list", "Lists the credentials of the vault, without secrets", 0, 0, op.list)
 
 	var fields []string
+	var kind string
 	put := add("add <pool> <member>", "Puts a credential in the vault; the secret is read from a prompt, or from standard input", 2, 2,
-		func(args []string) error { return op.add(args, fields) })
+		func(args []string) error { return op.add(args, kind, fields) })
+	put.Flags().StringVar(&kind, "kind", vault.KindStatic, "static for a key, or oauth for a login, which is read as the JSON object that the admin API takes")
 	put.Flags().StringArrayVar(&fields, "field", nil, "An extra field that is not secret, as name=value; repeatable")
 
+	op.addImport(add)
 	add("remove <pool> <member>", "Removes a credential from the vault", 2, 2, op.remove)
 
 	var limit int
@@ -187,12 +191,12 @@ func (op *operator) status(args []string) error {
 	} else if printed, err := op.call(http.MethodGet, adminPrefix+"pools", nil, &answer); printed || err != nil {
 		return err
 	}
-	return op.table("POOL\tMEMBER\t\tSTATE\tUNTIL\tFAILURES\tREASON", func(row func(...any)) {
+	return op.table("POOL\tMEMBER\t\tSTATE\tUNTIL\tFAILURES\tLOGIN EXPIRES\tREFRESHED\tREASON", func(row func(...any)) {
 		for _, p := range answer.Pools {
 			for _, m := range p.Members {
-				row(p.Name, m.Name, mark(m.Active), m.State, untilText(m.Until), m.Failures, m.why())
+				row(p.Name, m.Name, mark(m.Active), m.State, untilText(m.Until), m.Failures, untilText(m.ExpiresAt), agoText(m.RefreshedAt), m.why())
 				for _, s := range m.Scopes {
-					row(p.Name, m.Name, "", "cooling for "+s.Key, untilText(s.Until), s.Failures, fmt.Sprintf("%s (%s)", s.Meaning, s.Reason))
+					row(p.Name, m.Name, "", "cooling for "+s.Key, untilText(s.Until), s.Failures, "", "", fmt.Sprintf("%s (%s)", s.Meaning, s.Reason))
 				}
 			}
 		}
@@ -218,7 +222,18 @@ func untilText(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("%s (in %s)", t.Local().Format(time.DateTime), time.Until(t).Round(time.Second))
+	if wait := time.Until(t); wait >= 0 {
+		return fmt.Sprintf("%s (in %s)", t.Local().Format(time.DateTime), wait.Round(time.Second))
+	}
+	return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), agoText(t))
+}
+
+// agoText is how long ago a time was.
+func agoText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("%s ago", max(0, time.Since(t)).Round(time.Second))
 }
 
 // table prints rows below a heading.
@@ -297,13 +312,16 @@ func (op *operator) list([]string) error {
 	if printed, err := op.call(http.MethodGet, adminPrefix+"credentials", nil, &answer); printed || err != nil {
 		return err
 	}
-	return op.table("CREDENTIAL\tKIND\tUPDATED\tFIELDS\tERROR", func(row func(...any)) {
+	return op.table("CREDENTIAL\tKIND\tUPDATED\tEXPIRES\tREFRESHED\tFIELDS\tERROR", func(row func(...any)) {
 		for _, c := range answer.Credentials {
-			updated := ""
+			updated, trouble := "", c.Error
 			if !c.Updated.IsZero() {
 				updated = c.Updated.Local().Format(time.DateTime)
 			}
-			row(c.Name, c.Kind, updated, strings.Join(c.Fields, ", "), c.Error)
+			if c.NeedsLogin {
+				trouble = loginLostError(c.Reason).Error()
+			}
+			row(c.Name, c.Kind, updated, untilText(c.ExpiresAt), agoText(c.RefreshedAt), strings.Join(c.Fields, ", "), trouble)
 		}
 	})
 }
@@ -312,24 +330,49 @@ func credentialPath(args []string) string {
 	return adminPrefix + "credentials/" + url.PathEscape(args[0]) + "/" + url.PathEscape(args[1])
 }
 
-func (op *operator) add(args, fields []string) error {
-	body := struct {
-		Kind   string            `json:"kind"`
-		Secret string            `json:"secret"`
-		Fields map[string]string `json:"fields,omitempty"`
-	}{Kind: "static", Fields: make(map[string]string)}
+func (op *operator) add(args []string, kind string, fields []string) error {
+	if kind != vault.KindStatic && kind != vault.KindOAuth {
+		return errors.New("--kind must be static or oauth")
+	}
+	extra := make(map[string]string, len(fields))
 	for _, field := range fields {
 		name, value, ok := strings.Cut(field, "=")
 		if !ok {
 			return errors.New("--field wants name=value")
 		}
-		body.Fields[name] = value
+		extra[name] = value
 	}
-	secret, err := op.readSecret()
+	text, err := op.readSecret()
 	if err != nil {
 		return err
 	}
-	body.Secret = secret
+	body := credentialBody{Kind: kind, Secret: text}
+	if kind == vault.KindOAuth {
+		if body, err = parseLogin(text); err != nil {
+			return err
+		}
+		maps.Copy(extra, body.Fields)
+	}
+	body.Fields = extra
+	return op.putCredential(args, body)
+}
+
+// parseLogin reads the JSON of a login. Its errors quote nothing of it.
+func parseLogin(text string) (credentialBody, error) {
+	var body credentialBody
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&body); err != nil || !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		return body, fmt.Errorf("a login is a JSON object %s", shapeOf(body))
+	}
+	if orDefault(body.Kind, vault.KindOAuth) != vault.KindOAuth {
+		return body, errors.New("the login's kind must be oauth")
+	}
+	body.Kind = vault.KindOAuth
+	return body, nil
+}
+
+func (op *operator) putCredential(args []string, body credentialBody) error {
 	var c vault.Info
 	if printed, err := op.call(http.MethodPut, credentialPath(args), body, &c); printed || err != nil {
 		return err

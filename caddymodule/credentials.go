@@ -62,7 +62,7 @@ func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	switch {
 	case err == nil:
 		seen.stamp = stamp
-		err = sp.arm(position, c)
+		err = sp.take(position, c)
 	case sp.armed[position].Load() != nil && !aboutRecord(err):
 		meaning = "a member's credential can't be looked at; the one in memory goes on serving"
 	default:

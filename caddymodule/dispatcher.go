@@ -48,6 +48,8 @@ var auditActions = map[pool.EventKind]string{
 	pool.Parked:            "member_parked",
 	pool.MemberRecovered:   "member_recovered",
 	pool.CredentialMissing: "cred_missing",
+	pool.Refreshed:         "cred_refreshed",
+	pool.RefreshFailed:     "cred_refresh_failed",
 }
 
 // caddyEvents is the way to Caddy's events app.
@@ -204,9 +206,9 @@ func (d *dispatcher) dispatch(n Notice) {
 	}
 	fields := n.fields()
 	switch n.Kind {
-	case pool.Failover, pool.Exhausted, pool.CredentialMissing:
+	case pool.Failover, pool.Exhausted, pool.CredentialMissing, pool.RefreshFailed:
 		d.logger.Warn(n.Message, fields...)
-	case pool.Recovered, pool.Rotated, pool.Parked, pool.MemberRecovered:
+	case pool.Recovered, pool.Rotated, pool.Parked, pool.MemberRecovered, pool.Refreshed:
 		d.logger.Info(n.Message, fields...)
 	}
 	d.audit.Info(n.Message, append(fields, zap.String("action", auditActions[n.Kind]))...)

@@ -91,6 +91,8 @@ func TestDispatcher_logsAndAudits(t *testing.T) {
 		pool.Rotated:           zapcore.InfoLevel,
 		pool.Parked:            zapcore.InfoLevel,
 		pool.MemberRecovered:   zapcore.InfoLevel,
+		pool.Refreshed:         zapcore.InfoLevel,
+		pool.RefreshFailed:     zapcore.WarnLevel,
 	}
 	for _, kind := range pool.EventKinds {
 		n := newNotice(testEvent(kind, "openai"), "caddy-1")

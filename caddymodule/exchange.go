@@ -23,6 +23,7 @@ type exchange struct {
 	recorder *recorder
 	retries  int
 	tried    []pool.Lease
+	renewed  []string     // members whose login was refreshed for the request
 	key      string       // what the request asks for; see scopeKey
 	failed   pool.Verdict // that every attempt so far has met, if they have met the same
 
@@ -86,7 +87,7 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 		x.key = x.pool.scopeKey(req)
 	}
 	x.record(req, x.readModel(req, now))
-	lease, a, err := x.first(now)
+	lease, a, err := x.first(req.Context(), now)
 	if err != nil {
 		return nil, err
 	}
@@ -107,10 +108,18 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 			return nil, err
 		}
 		res, v := x.judge(res)
-		x.report(lease, v)
 		x.pool.metrics.observe(lease.Position(), v.Meaning)
+		if a := x.renew(req.Context(), lease, res.StatusCode, v); a != nil {
+			if again, err := x.body(); err == nil {
+				discard(res)
+				x.spent, x.armed, body = append(x.spent, x.armed), a, again
+				continue
+			}
+			v = pool.Verdict{} // it is about tokens that are no longer used
+		}
+		x.report(lease, v)
 		if v.Meaning.Benches() && !v.Served && res.StatusCode < 500 {
-			if l, again, ok := x.again(lease); ok {
+			if l, again, ok := x.again(req.Context(), lease); ok {
 				discard(res)
 				lease, body = l, again
 				continue
@@ -128,8 +137,8 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 // error and without a credential the request is to be refused here: nobody is
 // left, or nobody that was not tried, if reverse_proxy comes back with a request
 // that every member has refused.
-func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
-	for range 3 {
+func (x *exchange) first(ctx context.Context, now time.Time) (pool.Lease, *armed, error) {
+	for range 3 + len(x.pool.names) { // a login can turn out to be lost
 		if x.handler.refuses(x.pool.Check(now, x.key)) {
 			return pool.Lease{}, nil, nil
 		}
@@ -137,11 +146,26 @@ func (x *exchange) first(now time.Time) (pool.Lease, *armed, error) {
 		if err != nil || x.hasTried(lease) {
 			return pool.Lease{}, nil, nil
 		}
-		if a := x.pool.arms(lease); a != nil {
+		if a := x.pool.arms(ctx, now, lease); a != nil {
 			return lease, a, nil
 		}
 	}
 	return pool.Lease{}, nil, errNoCredential
+}
+
+// renew returns new tokens for a login that was rejected, so that the member is
+// tried once more before it is blamed; nil if there are none, or there have been
+// some for this request already.
+func (x *exchange) renew(ctx context.Context, lease pool.Lease, status int, v pool.Verdict) *armed {
+	if v.Meaning != pool.AuthFailed || v.Served || status >= 500 || !x.armed.refreshable || slices.Contains(x.renewed, lease.Member()) {
+		return nil
+	}
+	x.renewed = append(x.renewed, lease.Member())
+	a := x.pool.logins[lease.Position()].await(ctx, x.armed, true)
+	if a == nil || a.identity != x.armed.identity || a.same(x.armed) {
+		return nil
+	}
+	return a
 }
 
 // hasTried reports whether the member that the lease is for has refused the
@@ -155,16 +179,17 @@ func (x *exchange) hasTried(lease pool.Lease) bool {
 // again returns a lease and the request's body for a further attempt, if there
 // may be one. The body is taken last: that of the attempt before can't be read
 // any more then.
-func (x *exchange) again(failed pool.Lease) (lease pool.Lease, body io.ReadCloser, ok bool) {
+func (x *exchange) again(ctx context.Context, failed pool.Lease) (lease pool.Lease, body io.ReadCloser, ok bool) {
 	x.tried = append(x.tried, failed)
 	if x.retries >= x.handler.retries() {
 		return lease, nil, false
 	}
-	lease, ok = x.pool.AcquireOther(time.Now(), x.key, x.tried)
+	now := time.Now()
+	lease, ok = x.pool.AcquireOther(now, x.key, x.tried)
 	if !ok {
 		return lease, nil, false
 	}
-	a := x.pool.arms(lease)
+	a := x.pool.arms(ctx, now, lease)
 	if a == nil {
 		return lease, nil, false
 	}

@@ -387,7 +387,7 @@ func (h *Handler) matches(token string) bool {
 func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	x := &exchange{pool: h.pool, handler: h, key: h.pool.scopeKey(r)}
 	now := time.Now()
-	lease, a, err := x.first(now)
+	lease, a, err := x.first(r.Context(), now)
 	if err != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}

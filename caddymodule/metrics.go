@@ -69,7 +69,7 @@ func (c *counterSet) event(e pool.Event) {
 		c.failovers.WithLabelValues(e.Pool, string(e.Meaning)).Inc()
 	case pool.Exhausted:
 		c.exhausted.WithLabelValues(e.Pool).Inc()
-	case pool.Recovered, pool.Rotated, pool.Parked, pool.MemberRecovered, pool.CredentialMissing:
+	case pool.Recovered, pool.Rotated, pool.Parked, pool.MemberRecovered, pool.CredentialMissing, pool.Refreshed, pool.RefreshFailed:
 		// these are counted as notices only
 	}
 }

@@ -26,7 +26,7 @@ type Notice struct {
 	Time time.Time `json:"time"`
 
 	// Kind is what happened: failover, exhausted, recovered, rotated, parked,
-	// member_recovered or credential_missing.
+	// member_recovered, credential_missing, refreshed or refresh_failed.
 	Kind pool.EventKind `json:"kind"`
 
 	Pool string `json:"pool"`
@@ -36,8 +36,9 @@ type Notice struct {
 	From string `json:"from,omitempty"`
 	To   string `json:"to"`
 
-	// Reason is the evidence: the upstream's status such as 429, the
-	// operator's own words, or why a credential is missing.
+	// Reason is the evidence: the upstream's status such as 429, an error code
+	// of OAuth such as invalid_grant, the operator's own words, or why a
+	// credential is missing.
 	Reason string `json:"reason,omitempty"`
 
 	// Meaning is what the upstream's answer meant, if one caused it.
@@ -52,7 +53,7 @@ type Notice struct {
 	Repeated bool `json:"repeated,omitempty"`
 
 	// Until is when From is back, in UTC; for exhausted, when the first member
-	// is.
+	// is; for refreshed, when the new token ends.
 	Until time.Time `json:"until,omitzero"`
 
 	// Suppressed counts the notices of the pool that were held back since its
@@ -145,6 +146,8 @@ func message(e pool.Event) string {
 			fmt.Fprintf(&s, ", %q serves now", e.To)
 		}
 		s.WriteString(because(e.Reason))
+	case pool.Refreshed, pool.RefreshFailed:
+		s.WriteString(refreshMessage(e))
 	}
 	s.WriteByte('.')
 	if e.Repeated {
@@ -157,6 +160,20 @@ func message(e pool.Event) string {
 		fmt.Fprintf(&s, " %d similar notices were not repeated.", e.Suppressed)
 	}
 	return s.String()
+}
+
+// refreshMessage goes on after the pool's name.
+func refreshMessage(e pool.Event) string {
+	switch {
+	case e.Kind == pool.Refreshed && e.Until.IsZero():
+		return fmt.Sprintf(": the login of %q was refreshed", e.From)
+	case e.Kind == pool.Refreshed:
+		return fmt.Sprintf(": the login of %q was refreshed, its token lasts until %s", e.From, clock(e.Until, e.Time))
+	case e.Meaning == pool.AuthFailed:
+		return fmt.Sprintf(": %q must log in again%s", e.From, because(e.Reason))
+	default:
+		return fmt.Sprintf(": the login of %q can't be refreshed at the moment%s; it is tried again", e.From, because(e.Reason))
+	}
 }
 
 // after says what an upstream's answer meant.

@@ -102,6 +102,21 @@ func TestNotice_message(t *testing.T) {
 			`Pool "openai" has no usable credential for its active member "work".`,
 		},
 		{
+			"refreshed",
+			pool.Event{Kind: pool.Refreshed, From: "work", Until: noon.Add(time.Hour)},
+			`Pool "openai": the login of "work" was refreshed, its token lasts until 13:00:00 UTC.`,
+		},
+		{
+			"login lost",
+			pool.Event{Kind: pool.RefreshFailed, From: "work", Reason: "invalid_grant", Meaning: pool.AuthFailed},
+			`Pool "openai": "work" must log in again (invalid_grant).`,
+		},
+		{
+			"not refreshed yet",
+			pool.Event{Kind: pool.RefreshFailed, From: "work", Reason: "503", Meaning: pool.Overloaded},
+			`Pool "openai": the login of "work" can't be refreshed at the moment (503); it is tried again.`,
+		},
+		{
 			"one held back",
 			pool.Event{Kind: pool.Recovered, To: "home", Suppressed: 1},
 			`Pool "openai" recovered: "home" serves again. 1 similar notice was not repeated.`,

@@ -157,6 +157,10 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 		inline: make(map[string]vault.Secret),
 		armed:  make([]atomic.Pointer[armed], len(cfg.Members)),
 		seen:   make([]look, len(cfg.Members)),
+		logins: make([]login, len(cfg.Members)),
+	}
+	for i := range sp.logins {
+		sp.logins[i].pool, sp.logins[i].position = sp, i
 	}
 	for _, m := range cfg.Members {
 		if err := checkName("member", m.Name); err != nil {
@@ -184,7 +188,7 @@ func (cfg *PoolConfig) served() (*servedPool, error) {
 }
 
 // credentialKinds are the kinds that a credential can have.
-var credentialKinds = []string{vault.KindStatic}
+var credentialKinds = []string{vault.KindStatic, vault.KindOAuth}
 
 // compilePlaces sets where credentials go: the places given, or the provider's.
 func (sp *servedPool) compilePlaces(given []Injection) error {
@@ -210,14 +214,25 @@ func (sp *servedPool) compilePlaces(given []Injection) error {
 			}
 			sp.places[kind] = append(sp.places[kind], in)
 			if in.in == inQuery {
-				sp.params = append(sp.params, in.name)
+				sp.params = appendNew(sp.params, in.name)
 			} else {
-				sp.strip = append(sp.strip, in.name)
+				sp.strip = appendNew(sp.strip, in.name)
 			}
 		}
-		sp.doors = append(sp.doors, sp.places[kind][0])
+		door := sp.places[kind][0]
+		if !slices.ContainsFunc(sp.doors, func(other injection) bool { return other.in == door.in && other.name == door.name }) {
+			sp.doors = append(sp.doors, door)
+		}
 	}
 	return nil
+}
+
+// appendNew adds a name that is not in the list yet.
+func appendNew(list []string, name string) []string {
+	if slices.Contains(list, name) {
+		return list
+	}
+	return append(list, name)
 }
 
 func (cfg *PoolConfig) provider() (*classify.Provider, error) {

@@ -143,7 +143,7 @@ func TestCredentials_oneThatIsJustBeingReplacedServes(t *testing.T) {
 	x := &exchange{pool: sp, handler: &Handler{OnExhausted: onExhaustedServe}}
 	// The first of the two steps of a replacement.
 	sp.armed[0].Store(&armed{identity: "another"})
-	lease, a, err := x.first(time.Now())
+	lease, a, err := x.first(t.Context(), time.Now())
 	if err != nil || a == nil || lease.Member() != "a" {
 		t.Fatalf("got %v, %v", a, err)
 	}

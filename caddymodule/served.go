@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -54,8 +55,13 @@ type servedPool struct {
 	inline map[string]vault.Secret
 
 	// armed holds what is put into a request, by position; nil while the member
-	// is missing.
-	armed []atomic.Pointer[armed]
+	// is missing. It is read without arming, which one who changes it holds.
+	arming sync.Mutex
+	armed  []atomic.Pointer[armed]
+
+	// logins are the refreshing of the members' logins, by position.
+	logins    []login
+	refresher *refresher
 
 	// seen is by position.
 	seen []look
@@ -74,20 +80,22 @@ func (sp *servedPool) isInline(member string) bool {
 	return ok
 }
 
-// kind returns the kind of the member's credential; empty while it is missing.
-func (sp *servedPool) kind(position int) string {
-	if a := sp.armed[position].Load(); a != nil {
-		return a.kind
-	}
-	return ""
-}
-
 // armed is a member's credential, rendered once for all requests.
 type armed struct {
 	identity string
 	kind     string
 	headers  []headerValue
 	query    string // parameters, escaped
+
+	// generation counts the tokens of a login under one identity. When they end,
+	// and when they were last refreshed, is zero if it is not known.
+	generation         uint64
+	expires, refreshed time.Time
+
+	// refreshable is true if there is a refresh token, and due is when it is to
+	// be used; zero if that is not known.
+	refreshable bool
+	due         time.Time
 
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
@@ -96,6 +104,12 @@ type armed struct {
 	// shortest is the length of the shortest of them: most headers are shorter.
 	shortest int
 }
+
+// same reports whether a and b hold the same tokens.
+func (a *armed) same(b *armed) bool { return a.identity == b.identity && a.generation == b.generation }
+
+// expired reports whether the access token has ended.
+func (a *armed) expired(now time.Time) bool { return !a.expires.IsZero() && !now.Before(a.expires) }
 
 // minSecret is the length from which a secret is looked for in what comes
 // back: a shorter one would be found by chance.
@@ -115,14 +129,36 @@ func (sp *servedPool) checkAuthorizationOnly() error {
 }
 
 // arm makes the credential the member's. If it lacks a field that is injected,
-// the member is without one.
+// the member is without one. Tokens that are older than those in use are left:
+// whoever read them was overtaken by a refresh.
 func (sp *servedPool) arm(position int, c vault.Credential) error {
-	a := &armed{identity: c.ID, kind: c.Kind}
+	a, err := sp.render(c)
+	sp.arming.Lock()
+	defer sp.arming.Unlock()
+	if err != nil {
+		sp.setMissing(position, err.Error())
+		return err
+	}
+	now := sp.armed[position].Load()
+	if now != nil && now.identity == a.identity && now.generation >= a.generation {
+		return nil
+	}
+	// The values come first: whoever gets a lease on the new identity finds them.
+	sp.armed[position].Store(a)
+	sp.SetCredential(sp.names[position], a.identity)
+	if now != nil && now.identity == a.identity {
+		sp.Renewed(time.Now(), sp.names[position])
+	}
+	return nil
+}
+
+// render makes of a credential what is put into a request.
+func (sp *servedPool) render(c vault.Credential) (*armed, error) {
+	a := &armed{identity: c.ID, kind: c.Kind, generation: c.Generation}
 	for _, in := range sp.places[c.Kind] {
 		v, err := in.render(c)
 		if err != nil {
-			sp.disarm(position, err.Error())
-			return err
+			return nil, err
 		}
 		if in.in == inQuery {
 			a.query = strings.TrimPrefix(a.query+"&"+in.name+"="+url.QueryEscape(v), "&")
@@ -137,6 +173,12 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 	for _, f := range c.Fields {
 		a.addSecret(f)
 	}
+	if o := c.OAuth; o != nil {
+		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
+		a.refreshable, a.due = !o.RefreshToken.IsZero(), dueAt(c)
+		a.addSecret(o.RefreshToken)
+		a.addSecret(o.ClientSecret)
+	}
 	slices.Sort(a.secrets)
 	a.secrets = slices.Compact(a.secrets)
 	for i, s := range a.secrets {
@@ -144,14 +186,17 @@ func (sp *servedPool) arm(position int, c vault.Credential) error {
 			a.shortest = len(s)
 		}
 	}
-	// The values come first: whoever gets a lease on the new identity finds them.
-	sp.armed[position].Store(a)
-	sp.SetCredential(sp.names[position], a.identity)
-	return nil
+	return a, nil
 }
 
 // disarm leaves the member without a credential.
 func (sp *servedPool) disarm(position int, reason string) {
+	sp.arming.Lock()
+	defer sp.arming.Unlock()
+	sp.setMissing(position, reason)
+}
+
+func (sp *servedPool) setMissing(position int, reason string) {
 	sp.SetMissing(sp.names[position], reason)
 	sp.armed[position].Store(nil)
 }
@@ -205,8 +250,16 @@ func (a *armed) in(text string) bool {
 
 // arms returns what to put in for a lease; nil if the member's credential was
 // removed since. One that was replaced since is as good: what is then reported
-// is about the old one, and touches nobody.
-func (sp *servedPool) arms(l pool.Lease) *armed { return sp.armed[l.Position()].Load() }
+// is about the old one, and touches nobody. Only if a login's token has ended is
+// it waited for another one, and then not for long: if there is none, the API
+// has the last word about the one that there is.
+func (sp *servedPool) arms(ctx context.Context, now time.Time, l pool.Lease) *armed {
+	a := sp.armed[l.Position()].Load()
+	if a != nil && a.expired(now) {
+		return sp.logins[l.Position()].await(ctx, a, false)
+	}
+	return a
+}
 
 // poolStatuses returns what the operator sees of all pools, sorted by name.
 func (a *App) poolStatuses(now time.Time) []pool.Status {

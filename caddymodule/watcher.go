@@ -96,7 +96,11 @@ func (w *watcher) judge() {
 
 func (w *watcher) report(h http.Header, body []byte) {
 	now := time.Now()
-	v := w.exchange.pool.provider.Classify(classify.Answer{Status: w.status, Header: h, Body: body, Now: now})
-	w.exchange.report(w.lease, v)
-	w.exchange.pool.metrics.observe(w.lease.Position(), v.Meaning)
+	x := w.exchange
+	v := x.pool.provider.Classify(classify.Answer{Status: w.status, Header: h, Body: body, Now: now})
+	x.pool.metrics.observe(w.lease.Position(), v.Meaning)
+	if v.Meaning == pool.AuthFailed && !v.Served && x.pool.logins[w.lease.Position()].outdates(now, x.armed) {
+		return // the next request has another token, and that one's answer counts
+	}
+	x.report(w.lease, v)
 }

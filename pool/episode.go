@@ -66,7 +66,8 @@ func (s *State) emit(e Event, window time.Duration) {
 			maps.DeleteFunc(s.told, func(k episode, _ time.Time) bool { return e.Key == "" || k.key == e.Key })
 		}
 		g.recovered = e.Time
-	case Failover, Exhausted, CredentialMissing:
+	case Refreshed: // each is another one
+	case Failover, Exhausted, CredentialMissing, RefreshFailed:
 		if s.toldBefore(e, window) {
 			s.suppressed++
 			return

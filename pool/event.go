@@ -22,10 +22,14 @@ const (
 	// CredentialMissing: the active member was left because the vault has no
 	// usable credential for it.
 	CredentialMissing EventKind = "credential_missing"
+	// Refreshed: a member's login has new tokens.
+	Refreshed EventKind = "refreshed"
+	// RefreshFailed: a member's login could not be refreshed.
+	RefreshFailed EventKind = "refresh_failed"
 )
 
 // EventKinds are all kinds of event, in the order in which they are documented.
-var EventKinds = []EventKind{Failover, Exhausted, Recovered, Rotated, Parked, MemberRecovered, CredentialMissing}
+var EventKinds = []EventKind{Failover, Exhausted, Recovered, Rotated, Parked, MemberRecovered, CredentialMissing, Refreshed, RefreshFailed}
 
 // Event is what the operator is told, once per episode.
 type Event struct {
@@ -37,7 +41,7 @@ type Event struct {
 	// a failover has both; exhausted has only From, the member whose failure
 	// exhausted the pool, if one did; recovered has To, the member that serves
 	// now; parked and member_recovered have From, the member concerned, and To,
-	// if the pointer moved.
+	// if the pointer moved; refreshed and refresh_failed have From.
 	From, To string
 
 	// Key is set if this is about the requests with one key alone: a failover
@@ -56,8 +60,8 @@ type Event struct {
 	// fault. It is benched for the base of its cooldown at most.
 	Repeated bool
 
-	// Until is when From is back; for exhausted, when First is. Zero if
-	// nothing is awaited.
+	// Until is when From is back; for exhausted, when First is; for refreshed,
+	// when the new token ends. Zero if nothing is awaited.
 	Until time.Time
 
 	// First is, for exhausted, the member that is back first.

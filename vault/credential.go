@@ -27,7 +27,7 @@ type Credential struct {
 	// and -, and starts with a letter or digit.
 	Name string
 
-	// Kind is KindStatic.
+	// Kind is KindStatic or KindOAuth.
 	Kind string
 
 	// ID tells two credentials apart that had the same name one after the
@@ -37,10 +37,10 @@ type Credential struct {
 	// Generation counts the secrets that were kept under one ID, from 1.
 	Generation uint64
 
-	// Updated is when the record was written, in UTC, in whole seconds.
+	// Updated is when the credential was put, in UTC, in whole seconds.
 	Updated time.Time
 
-	// Secret is UTF-8 of 1 to 32,768 bytes without control characters of
+	// Secret is the key, or a login's access token: UTF-8 of 1 to 32,768 bytes without control characters of
 	// ASCII, and without a space at either end, since it travels in HTTP
 	// headers.
 	Secret Secret
@@ -49,6 +49,9 @@ type Credential struct {
 	// an account's ID: at most 32, each bounded as Secret is. Their names have
 	// 1 to 63 of a-z, 0-9 and _, and start with a letter.
 	Fields map[string]Secret
+
+	// OAuth is the rest of a login; nil for all other kinds.
+	OAuth *OAuth
 }
 
 // Info is what may be shown of a credential: all but its values.
@@ -61,6 +64,15 @@ type Info struct {
 	// Fields are the names of the extra fields, sorted, and never nil.
 	Fields []string `json:"fields"`
 
+	// ExpiresAt is when a login's access token ends, and RefreshedAt when it was
+	// last refreshed, if that is known.
+	ExpiresAt   time.Time `json:"expires_at,omitzero"`
+	RefreshedAt time.Time `json:"refreshed_at,omitzero"`
+
+	// NeedsLogin is true if a login can't be refreshed any more, for that Reason.
+	NeedsLogin bool   `json:"needs_login,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+
 	// Error says why the record can't be used; then all but Name is empty.
 	Error string `json:"error,omitempty"`
 }
@@ -68,18 +80,32 @@ type Info struct {
 func (c Credential) info() Info {
 	fields := slices.AppendSeq([]string{}, maps.Keys(c.Fields))
 	slices.Sort(fields)
-	return Info{Name: c.Name, Kind: c.Kind, ID: c.ID, Updated: c.Updated, Fields: fields}
+	info := Info{Name: c.Name, Kind: c.Kind, ID: c.ID, Updated: c.Updated, Fields: fields}
+	if o := c.OAuth; o != nil {
+		info.ExpiresAt, info.RefreshedAt = o.ExpiresAt, o.RefreshedAt
+		info.NeedsLogin, info.Reason = o.Lost != "", o.Lost
+	}
+	return info
 }
 
 // check reports what is wrong with the parts that the operator gives. Its errors
 // show no value, and no field's name that is not well formed either, in case it
 // is a value in the wrong place.
 func (c Credential) check() error {
-	if c.Kind != KindStatic {
-		return fmt.Errorf("kind is not known (known: %s)", KindStatic)
+	secret := "secret"
+	switch {
+	case c.Kind != KindStatic && c.Kind != KindOAuth:
+		return fmt.Errorf("kind is not known (known: %s, %s)", KindStatic, KindOAuth)
+	case (c.Kind == KindOAuth) != (c.OAuth != nil):
+		return fmt.Errorf("what belongs to a login is for kind %s, which needs it", KindOAuth)
+	case c.OAuth != nil:
+		secret = "access_token"
+		if err := c.OAuth.check(); err != nil {
+			return err
+		}
 	}
 	if err := checkValue(c.Secret.Reveal()); err != nil {
-		return fmt.Errorf("secret %w", err)
+		return fmt.Errorf("%s %w", secret, err)
 	}
 	if len(c.Fields) > maxFields {
 		return fmt.Errorf("%d fields are too many (at most %d)", len(c.Fields), maxFields)

@@ -13,13 +13,30 @@
 //	{
 //	  "version":    1,
 //	  "name":       "openai/work",
-//	  "kind":       "static",
+//	  "kind":       "static",                  or "oauth"
 //	  "id":         "…",                       new at every put by the operator
 //	  "generation": 1,                         counts the secrets under one id
 //	  "updated":    "2006-01-02T15:04:05Z",
-//	  "secret":     "sk-…",
-//	  "fields":     {"account_id": "…"}        optional
+//	  "secret":     "sk-…",                    for oauth the access token
+//	  "fields":     {"account_id": "…"},       optional
+//	  "oauth": {                               for oauth only
+//	    "refresh_token": "…",
+//	    "expires_at":    "2006-01-02T15:04:05Z",
+//	    "refreshed_at":  "2006-01-02T15:04:05Z",
+//	    "token_url":     "https://…",
+//	    "client_id":     "…",
+//	    "client_secret": "…",                  optional
+//	    "auth_style":    "params",             or "header"
+//	    "scopes":        ["…"],                optional
+//	    "intent":        {"time": "…", "generation": 1, "by": "…"},
+//	    "lost":          "invalid_grant"
+//	  }
 //	}
+//
+// A login's tokens are refreshed under one id, with a generation that counts up:
+// the intent is noted before the token endpoint is asked, and gone when the new
+// tokens are stored. One that stays tells that a process ended in between, and
+// that the refresh token may be used up. Lost marks a login that needs a person.
 //
 // A record is used only once it has been decrypted, authenticated and checked
 // to its very end: a torn one gives an error and never a part of a secret. The

@@ -15,9 +15,9 @@ import (
 // only one that it reads.
 const recordVersion = 1
 
-// maxRecordSize bounds an encrypted record. The largest credential has 33 values
-// of 32 KiB, which JSON's escapes can double.
-const maxRecordSize = 4 << 20
+// maxRecordSize bounds an encrypted record. The largest credential has 102
+// values of 32 KiB, which JSON's escapes can double.
+const maxRecordSize = 8 << 20
 
 // record is the JSON document inside the encryption. The package documentation
 // has an example.
@@ -30,6 +30,7 @@ type record struct {
 	Updated    time.Time         `json:"updated"`
 	Secret     string            `json:"secret"`
 	Fields     map[string]string `json:"fields,omitempty"`
+	OAuth      *oauthRecord      `json:"oauth,omitempty"`
 }
 
 // seal makes the record of c that the recipient can open.
@@ -38,6 +39,7 @@ func seal(c Credential, to age.Recipient) ([]byte, error) {
 		Version: recordVersion, Name: c.Name, Kind: c.Kind, ID: c.ID,
 		Generation: c.Generation, Updated: c.Updated,
 		Secret: c.Secret.Reveal(), Fields: make(map[string]string, len(c.Fields)),
+		OAuth: c.OAuth.record(),
 	}
 	for name, value := range c.Fields {
 		rec.Fields[name] = value.Reveal()
@@ -113,6 +115,7 @@ func decode(plain []byte, name string) (Credential, error) {
 		Name: rec.Name, Kind: rec.Kind, ID: rec.ID,
 		Generation: rec.Generation, Updated: rec.Updated.UTC(),
 		Secret: NewSecret(rec.Secret), Fields: make(map[string]Secret, len(rec.Fields)),
+		OAuth: rec.OAuth.oauth(),
 	}
 	for name, value := range rec.Fields {
 		c.Fields[name] = NewSecret(value)
@@ -126,9 +129,7 @@ func decode(plain []byte, name string) (Credential, error) {
 	if rec.Generation == 0 {
 		return Credential{}, fmt.Errorf("%w: generation is 0", ErrCorrupt)
 	}
-	// A year outside of these can't be written as JSON again, which would break
-	// every list that holds it.
-	if y := c.Updated.Year(); y < 1970 || y > 9999 {
+	if !writable(c.Updated) {
 		return Credential{}, fmt.Errorf("%w: updated is missing or out of range", ErrCorrupt)
 	}
 	return c, nil

@@ -146,8 +146,8 @@ func (v *Vault) explain(err error) error {
 }
 
 // Put stores c under name ("<pool>/<member>"), in place of what may be there.
-// Of c, the Kind, Secret and Fields are used; ID, Generation and Updated are
-// made anew. The error wraps ErrInvalid or ErrNoIdentity, or is the storage's;
+// Of c, the Kind, Secret, Fields and OAuth are used; ID, Generation and Updated
+// are made anew, and what is noted about refreshes is dropped. The error wraps ErrInvalid or ErrNoIdentity, or is the storage's;
 // then nothing has changed, as far as the storage can promise.
 func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error) {
 	if err := checkName(name); err != nil {
@@ -156,19 +156,16 @@ func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error
 	if err := c.check(); err != nil {
 		return Info{}, fmt.Errorf("%w %q: %w", ErrInvalid, name, err)
 	}
-	to, err := v.recipient(ctx)
-	if err != nil {
-		return Info{}, fmt.Errorf("credential %q: %w", name, err)
-	}
-
 	c.Name, c.ID, c.Generation = name, rand.Text(), 1
 	c.Updated = time.Now().UTC().Truncate(time.Second)
-	sealed, err := seal(c, to)
-	if err != nil {
-		return Info{}, fmt.Errorf("credential %q: %w", name, err)
+	if c.OAuth != nil {
+		login := *c.OAuth
+		login.ExpiresAt = login.ExpiresAt.UTC()
+		login.RefreshedAt, login.Intent, login.Lost = time.Time{}, Intent{}, ""
+		c.OAuth = &login
 	}
-	if err := v.storage.Store(ctx, key(name), sealed); err != nil {
-		return Info{}, fmt.Errorf("credential %q: storing: %w", name, err)
+	if err := v.store(ctx, c); err != nil {
+		return Info{}, err
 	}
 	v.seen.Store(true)
 	return c.info(), nil
