@@ -30,29 +30,8 @@ func (r *refresh) run(a *armed) {
 		return
 	}
 	defer unlock()
-	c, err := r.read(r.name())
-	switch {
-	case isGone(err):
-		return // the next look finds out
-	case err != nil:
-		r.failed(&refusal{reason: "storage", cause: err})
-		return
-	case c.ID != a.identity || c.OAuth == nil:
-		return // the next look finds out
-	case c.Generation > a.generation || c.OAuth.Lost != "":
-		r.adopt(c)
-		return
-	case r.isBegun(c):
-		return
-	}
-	c, err = r.change(r.ctx, func(ctx context.Context) (vault.Credential, error) {
-		return r.vault.Begin(ctx, c, time.Now(), r.by)
-	})
-	switch {
-	case isGone(err):
-		return
-	case err != nil: // tokens that can't be stored must not be asked for
-		r.failed(&refusal{reason: "storage", cause: err})
+	c, ok := r.begin(a)
+	if !ok {
 		return
 	}
 	next, refused := grant(r.client, r.pool.provider, c)
@@ -64,6 +43,34 @@ func (r *refresh) run(a *armed) {
 	default:
 		r.failed(refused)
 	}
+}
+
+// begin reads the record again and notes the intent in it. It reports false if
+// there is nothing to ask for: somebody else has been at it, or the storage does
+// not take what would be answered.
+func (r *refresh) begin(a *armed) (vault.Credential, bool) {
+	c, err := r.read(r.ctx, r.name())
+	switch {
+	case isGone(err):
+		return c, false // the next look finds out
+	case err != nil:
+		r.failed(&refusal{reason: "storage", cause: err})
+		return c, false
+	case c.ID != a.identity || c.OAuth == nil:
+		return c, false // the next look finds out
+	case c.Generation > a.generation || c.OAuth.Lost != "":
+		r.adopt(c)
+		return c, false
+	case r.isBegun(c):
+		return c, false
+	}
+	c, err = r.change(r.ctx, func(ctx context.Context) (vault.Credential, error) {
+		return r.vault.Begin(ctx, c, time.Now(), r.by)
+	})
+	if err != nil && !isGone(err) {
+		r.failed(&refusal{reason: "storage", cause: err})
+	}
+	return c, err == nil
 }
 
 // adopt uses what another instance has stored.
@@ -107,7 +114,7 @@ func (r *refresh) keep(next vault.Credential) {
 	})
 	if isGone(err) {
 		r.logger.Warn("the tokens of a login were refreshed, but somebody else has replaced it meanwhile", r.fields()...)
-		if c, err := r.read(r.name()); err == nil {
+		if c, err := r.read(context.Background(), r.name()); err == nil {
 			r.adopt(c)
 		}
 		return
@@ -120,13 +127,14 @@ func (r *refresh) keep(next vault.Credential) {
 	if err := r.pool.take(r.position, stored); err != nil {
 		return
 	}
+	r.tell()
 	r.tellRefreshed(stored)
 }
 
 // giveUp takes the word of the token endpoint that the login is lost, unless the
 // storage shows that somebody else has refreshed it.
 func (r *refresh) giveUp(c vault.Credential, refused *refusal) {
-	stored, err := r.read(r.name())
+	stored, err := r.read(context.Background(), r.name())
 	switch {
 	case isGone(err):
 		return

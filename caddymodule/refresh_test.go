@@ -112,6 +112,14 @@ type household struct {
 	storage  *sharedStorage
 	server   *tokenServer
 	identity string
+	disk     *certmagic.FileStorage // in the place of storage, if it is set
+}
+
+func (h *household) shared() certmagic.Storage {
+	if h.disk != nil {
+		return h.disk
+	}
+	return h.storage
 }
 
 func newHousehold(t *testing.T) *household {
@@ -120,7 +128,7 @@ func newHousehold(t *testing.T) *household {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &household{t, newSharedStorage(), newTokenServer("a", "b"), id.String()}
+	return &household{t: t, storage: newSharedStorage(), server: newTokenServer("a", "b"), identity: id.String()}
 }
 
 // put puts the login that the server now knows for the account.
@@ -137,7 +145,7 @@ func (h *household) put(account string, expires time.Time) {
 }
 
 func (h *household) vault() *vault.Vault {
-	v, err := vault.New(h.storage, []string{h.identity}, nil)
+	v, err := vault.New(h.shared(), []string{h.identity}, nil)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -168,7 +176,7 @@ func (h *household) start() *instance {
 		defer in.mu.Unlock()
 		in.events = append(in.events, e)
 	}))
-	in.app = &App{logger: zap.NewNop(), storage: h.storage, vault: h.vault(), changing: make(chan struct{}, 1), pools: map[string]*servedPool{"codex": sp}}
+	in.app = &App{logger: zap.NewNop(), storage: h.shared(), vault: h.vault(), changing: make(chan struct{}, 1), pools: map[string]*servedPool{"codex": sp}}
 	r := in.app.newRefresher()
 	r.client.Transport, r.turns, r.by = h.server, new(turns), rand.Text()
 	in.app.refresher, sp.refresher = r, r
@@ -762,6 +770,30 @@ func TestRefresh_anExpiredTokenMeetsTwoInstances(t *testing.T) {
 			t.Errorf("%d grants, %d reuses", grants, reuses)
 		}
 	})
+}
+
+func TestRefresh_twoInstancesOnOneFolder(t *testing.T) {
+	h := newHousehold(t)
+	h.disk = &certmagic.FileStorage{Path: t.TempDir()}
+	h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(100 * time.Millisecond); return false }
+	for round := range 3 {
+		h.put("a", time.Now().Add(-time.Minute))
+		one, two := h.start(), h.start()
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				if got := []*instance{one, two}[i%2].token(); got != accessToken("a", round+2) {
+					t.Errorf("round %d: a request gets %s", round, got)
+				}
+			})
+		}
+		wg.Wait()
+		one.stop()
+		two.stop()
+	}
+	if grants, reuses := h.server.granted(); grants != 3 || reuses != 0 {
+		t.Errorf("%d grants, %d reuses", grants, reuses)
+	}
 }
 
 func TestRefresh_endsABenchForTheOldToken(t *testing.T) {

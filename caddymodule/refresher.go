@@ -112,8 +112,8 @@ func (r *refresher) stop() {
 }
 
 // read returns the record as it is stored now.
-func (r *refresher) read(name string) (vault.Credential, error) {
-	return within(r.ctx, vaultTime, func(ctx context.Context) (vault.Credential, error) { return r.vault.Get(ctx, name) })
+func (r *refresher) read(ctx context.Context, name string) (vault.Credential, error) {
+	return within(ctx, vaultTime, func(ctx context.Context) (vault.Credential, error) { return r.vault.Get(ctx, name) })
 }
 
 // lock takes the login's lock, in this process and in the storage.
