@@ -164,7 +164,7 @@ func TestRateLimitField(t *testing.T) {
 
 func TestScan_forgives(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       `ab /"c?`,
+		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       `ab /"c�`,
 		`{"error":{"code":"x","code2":`:                   "x",
 		`{"a":{"code":"user"},"error":{"code":"x"}}`:      "x",
 		`{"a":[[[[[[[[[[{"code":"u"}]]]]]]]]]],"code":1}`: "1",
