@@ -1,6 +1,9 @@
 package classify
 
-import "encoding/json"
+import (
+	"bytes"
+	"encoding/json"
+)
 
 // maxModelName is above the length of any model's name, written with escapes.
 const maxModelName = 1 << 10
@@ -18,7 +21,7 @@ func Model(body []byte) (name string, ok bool) {
 	if s.last < 0 {
 		return "", false
 	}
-	return unquoteJSON(body[s.last:s.end])
+	return unquoteJSON(s.body[s.last:s.end])
 }
 
 // modelScanner walks over JSON without looking into it. The string of the last
@@ -32,6 +35,10 @@ type modelScanner struct {
 }
 
 func (s *modelScanner) scan() {
+	s.body = bytes.TrimLeft(s.body, " \t\r\n\ufeff")
+	if len(s.body) == 0 || s.body[0] != '{' {
+		return
+	}
 	for i := 0; i < len(s.body); i++ {
 		switch s.body[i] {
 		case '"':
@@ -44,9 +51,6 @@ func (s *modelScanner) scan() {
 			}
 			i = end
 		case '{', '[':
-			if s.depth == 0 && s.body[i] == '[' {
-				return
-			}
 			s.other()
 			s.depth++
 		case '}', ']':
@@ -59,7 +63,9 @@ func (s *modelScanner) scan() {
 			s.value = s.value && s.depth > 1
 		case ' ', '\t', '\r', '\n':
 		default:
-			s.other()
+			if s.depth == 1 {
+				s.other()
+			}
 		}
 	}
 }
