@@ -88,7 +88,7 @@ func TestProviders_whatAClientSaysIsNoEvidence(t *testing.T) {
 					said := quoting(t, fmt.Sprintf(shape, claim.text), code)
 					meant := quoting(t, fmt.Sprintf(shape, harmless), code)
 					for i := range said {
-						for _, status := range []int{200, 400, 401, 402, 403, 404, 409, 422, 429} {
+						for _, status := range []int{200, 400, 401, 402, 403, 404, 429} {
 							h := http.Header{"Content-Type": {"application/json"}, "X-Ratelimit-Resource": {"graphql"}, "X-Ratelimit-Remaining": {"9"}}
 							a := classify.Answer{Status: status, Header: h, Body: []byte(said[i]), Now: now}
 							got := p.Explain(a)
@@ -97,7 +97,7 @@ func TestProviders_whatAClientSaysIsNoEvidence(t *testing.T) {
 								t.Fatalf("%s, status %d: %s\n got %+v\nwant %+v", provider, status, said[i], got, want)
 							}
 							isCode := code != nil && code != "invalid_request_error"
-							if !isCode && slices.Contains([]int{200, 400, 404, 409, 422}, status) && got.Meaning.Benches() {
+							if !isCode && slices.Contains([]int{200, 400, 404}, status) && got.Meaning.Benches() {
 								t.Fatalf("%s, status %d: %s: %+v", provider, status, said[i], got)
 							}
 						}
@@ -118,6 +118,29 @@ func TestProviders_whatAClientSaysWithoutQuotesIsNoEvidence(t *testing.T) {
 					for _, status := range []int{404, 405, 409, 413, 415, 422} {
 						if f := p.Explain(classify.Answer{Status: status, Body: []byte(body), Now: now}); f.Meaning.Benches() {
 							t.Errorf("%s, status %d: %s: %+v", provider, status, body, f)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// Nor within a sentence, at the statuses and with the codes of a limit.
+func TestProviders_whatAClientSaysWithinASentenceIsNoEvidence(t *testing.T) {
+	for _, provider := range classify.Names() {
+		p := lookup(t, provider)
+		for _, claim := range claims(p) {
+			for _, form := range []string{"The model %s does not exist", "Not found. %s", "Argument: %s"} {
+				for _, code := range claim.codes {
+					said, meant := quoting(t, fmt.Sprintf(form, claim.text), code), quoting(t, fmt.Sprintf(form, "gpt-x"), code)
+					for i := range said {
+						for _, status := range []int{400, 401, 402, 403, 429} {
+							got := p.Explain(classify.Answer{Status: status, Body: []byte(said[i]), Now: now})
+							want := p.Explain(classify.Answer{Status: status, Body: []byte(meant[i]), Now: now})
+							if got.Meaning.Benches() && got.Rule != want.Rule {
+								t.Errorf("%s, status %d: %s\n got %+v\nwant %+v", provider, status, said[i], got, want)
+							}
 						}
 					}
 				}

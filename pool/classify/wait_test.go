@@ -72,34 +72,45 @@ func TestParseReset(t *testing.T) {
 
 func TestProse(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"The model `try again in 7 days` is limited. Try again in 2s":                       2 * time.Second,
-		"The model 'x', \"y\", “z”, [try again in 7 days] is limited":                       0,
-		"No 'x try again in 7 days":                                                         0, // cut within the quote
-		"You can't, but don't despair: try again in 3s":                                     3 * time.Second,
-		"model: x, try again in 7 days":                                                     0,
-		"Please try again in 174ms. Visit https://x/1s":                                     174 * time.Millisecond,
-		"Try again in 2 days 3 hours.":                                                      51 * time.Hour,
-		"Please retry after 86400 seconds. Please contact support":                          day,
-		"Your quota will reset after 25h20m26s.":                                            91226 * time.Second,
-		"Please retry in 41.5s.":                                                            41500 * time.Millisecond,
-		"Please wait 47380 seconds before retrying.":                                        47380 * time.Second,
-		"wait for at least 5 minutes":                                                       0, // two fillers
-		"Please wait for 5 minutes":                                                         5 * time.Minute,
-		"Please wait about 1 minute":                                                        time.Minute,
-		"Try again in 1s, or try again in 3s":                                               3 * time.Second,
-		"Try again in 20s, 3 requests are left":                                             20 * time.Second,
-		"You will regain access on 2026-03-02 at 00:00 UTC.":                                12 * time.Hour,
-		"Try again at 2026-03-01T12:30:00Z.":                                                30 * time.Minute,
-		"Limited until 2026-03-01 12:00:30.5 UTC (then not)":                                30 * time.Second,
-		"Resets at 2026-03-01T14:00:00+01:00":                                               time.Hour,
-		"Resets on 2026-03-02, at last":                                                     12 * time.Hour,
-		"Please wait a few minutes before you try again.":                                   0,
-		"Please try again later.":                                                           0,
-		"Try again in 0s":                                                                   0,
-		"Limit 3 / 60s":                                                                     0,
-		"until 2026-13-45 at 99:99 UTC":                                                     0,
-		"until 2025-01-01":                                                                  0,
+		"Please try again in 174ms. Visit https://x/1s":            174 * time.Millisecond,
+		"Try again in 2 days 3 hours.":                             51 * time.Hour,
+		"Please retry after 86400 seconds. Please contact support": day,
+		"Your quota will reset after 25h20m26s.":                   91226 * time.Second,
+		"Please retry in 41.5s.":                                   41500 * time.Millisecond,
+		"Please wait 47380 seconds before retrying.":               47380 * time.Second,
+		"wait for at least 5 minutes":                              0, // two fillers
+		"Please wait for 5 minutes":                                5 * time.Minute,
+		"Please wait about 1 minute":                               time.Minute,
+		"Try again in 1s, or try again in 3s":                      3 * time.Second,
+		"Try again in 20s, 3 requests are left":                    20 * time.Second,
+		"You will regain access on 2026-03-02 at 00:00 UTC.":       12 * time.Hour,
+		"Try again at 2026-03-01T12:30:00Z.":                       30 * time.Minute,
+		"Limited until 2026-03-01 12:00:30.5 UTC (then not)":       30 * time.Second,
+		"Resets at 2026-03-01T14:00:00+01:00":                      time.Hour,
+		"Resets on 2026-03-02, at last":                            12 * time.Hour,
+		"Please wait a few minutes before you try again.":          0,
+		"Please try again later.":                                  0,
+		"Try again in 0s":                                          0,
+		"Limit 3 / 60s":                                            0,
+		"until 2026-13-45 at 99:99 UTC":                            0,
+		"until 2025-01-01":                                         0,
 		"Usage resets over a rolling 24-hour window — tokens (actual/limit): 10653/1000000": 0,
+	} {
+		e := &evidence{Answer: &Answer{Now: testNow}}
+		e.add(fact{key: "message", text: text})
+		if got, _ := findProse(e); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
+func TestProse_leavesOutWhatIsQuoted(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"The model `try again in 7 days` is limited. Try again in 2s": 2 * time.Second,
+		"The model 'x', “z”, [try again in 7 days] is limited":        0,
+		"Neither is 'x try again in 7 days":                           0,
+		"You can't, but don't despair: try again in 3s":               3 * time.Second,
+		"model: x, try again in 7 days":                               0,
 	} {
 		e := &evidence{Answer: &Answer{Now: testNow}}
 		e.add(fact{key: "message", text: text})
@@ -169,7 +180,7 @@ func TestRateLimitField(t *testing.T) {
 
 func TestScan_forgives(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       `ab /"c�`,
+		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       "ab /\"c\ufffd",
 		`{"error":{"code":"x","code2":`:                   "x",
 		`{"a":{"code":"user"},"error":{"code":"x"}}`:      "x",
 		`{"a":[[[[[[[[[[{"code":"u"}]]]]]]]]]],"code":1}`: "1",
