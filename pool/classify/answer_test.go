@@ -198,6 +198,11 @@ func TestProviders_tablesAreSound(t *testing.T) {
 				t.Errorf("%s: header %+v", name, h)
 			}
 		}
+		for _, param := range p.StripParams {
+			if param == "" || strings.ContainsAny(param, " &=*") {
+				t.Errorf("%s: strips the parameter %q", name, param)
+			}
+		}
 		for _, strip := range p.Strip {
 			if strip != http.CanonicalHeaderKey(strip) {
 				t.Errorf("%s: strips %q", name, strip)
@@ -235,6 +240,14 @@ func checkRules(t *testing.T, provider string, rules []classify.Rule) {
 		for _, h := range r.Header {
 			if h.Name != http.CanonicalHeaderKey(h.Name) {
 				t.Errorf("%s can never match the header %q", id, h.Name)
+			}
+		}
+		if r.Meaning.Benches() && len(r.Words) > 0 && len(r.Status) == 0 && !r.Within {
+			t.Errorf("%s benches by words at any status", id)
+		}
+		for _, text := range r.Words {
+			if r.Meaning.Benches() && strings.HasPrefix(text, "*") {
+				t.Errorf("%s benches by %q anywhere in a message", id, text)
 			}
 		}
 		for _, text := range slices.Concat(r.Words, r.Body) {

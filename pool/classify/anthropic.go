@@ -35,7 +35,7 @@ var anthropic = Provider{
 			// An option of this request that is paid for apart.
 			Name:    "option-not-included",
 			Status:  []int{http.StatusTooManyRequests, http.StatusBadRequest},
-			Words:   []string{"required for fast mode", "required for long context", "long context beta"},
+			Words:   []string{"*required for fast mode", "*required for long context", "*long context beta"},
 			Meaning: pool.RequestError,
 			Source:  anthropicPlans,
 		},
@@ -66,8 +66,9 @@ var anthropic = Provider{
 		},
 		{
 			Name:          "spend-limit",
-			Status:        []int{http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests},
-			Words:         []string{"api usage limits", "spend limit"},
+			Status:        []int{http.StatusBadRequest, http.StatusTooManyRequests},
+			Codes:         []string{"invalid_request_error", "rate_limit_error"},
+			Words:         []string{"you have reached your specified api usage limits", "you have reached your specified workspace api usage limits", "your organization has reached its * spend limit", "your workspace has reached its * spend limit"},
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        anthropicErrors + ": a 400 whose message says when access resumes",
@@ -81,7 +82,9 @@ var anthropic = Provider{
 		},
 		{
 			Name:          "credit-balance",
-			Words:         []string{"credit balance is too low"},
+			Status:        []int{http.StatusBadRequest},
+			Codes:         []string{"invalid_request_error"},
+			Words:         []string{"your credit balance is too low"},
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        "seen: a 400 invalid_request_error without credits",
@@ -89,17 +92,32 @@ var anthropic = Provider{
 		{
 			Name:          "extra-usage",
 			Status:        []int{http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests},
-			Words:         []string{"out of extra usage"},
+			Codes:         []string{"invalid_request_error", "permission_error", "rate_limit_error"},
+			Words:         []string{"you're out of extra usage", "you’re out of extra usage", "you are out of extra usage"},
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        anthropicPlans + ": what is paid for beyond the plan is used up too",
 		},
 		{
-			Name:    "account",
-			Status:  []int{http.StatusBadRequest, http.StatusForbidden},
-			Words:   []string{"token has been revoked", "organization has been disabled", "account has been disabled", "does not have access to claude", "authentication is currently not allowed"},
+			Name:   "account",
+			Status: []int{http.StatusBadRequest, http.StatusForbidden},
+			Codes:  []string{"invalid_request_error", "permission_error"},
+			Words: []string{
+				"oauth token has been revoked", "this organization has been disabled", "your organization has been disabled",
+				"your account has been disabled", "this account has been disabled", "your account does not have access to claude",
+				"your organization does not have access to claude", "oauth authentication is currently not allowed for this organization",
+			},
 			Meaning: pool.AuthFailed,
 			Source:  "seen: a permission_error or invalid_request_error about the account",
+		},
+		{
+			// The path decides it.
+			Name:    "no-oauth-here",
+			Status:  []int{http.StatusUnauthorized},
+			Codes:   []string{"authentication_error"},
+			Words:   []string{"oauth authentication is currently not supported"},
+			Meaning: pool.RequestError,
+			Source:  "seen: a path that takes no OAuth token, of any account",
 		},
 		{
 			Name:    "authentication",
@@ -262,8 +280,8 @@ func modelRejected(h http.Header) bool {
 // rejectedModel returns the key of the model whose window is used up. Not every
 // window names its model, and there may be several; but the one that was asked
 // for is out.
-func rejectedModel(h http.Header) string {
-	windows, _ := modelWindows(h)
+func rejectedModel(e *evidence) string {
+	windows, _ := modelWindows(e.Header)
 	if len(windows) == 1 {
 		if _, model, ok := strings.Cut(windows[0], "_"); ok && slices.Contains([]string{"opus", "sonnet", "haiku", "fable"}, model) {
 			return keyOf("model", model)

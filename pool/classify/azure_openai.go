@@ -15,7 +15,9 @@ var azureOpenAI = Provider{
 		{Kind: KindStatic, Name: "Api-Key", Template: "{credential}", Source: "learn.microsoft.com/azure/ai-foundry/openai/reference#authentication"},
 		bearer(KindOAuth, "learn.microsoft.com/azure/ai-foundry/openai/reference#authentication"),
 	},
-	Strip: []string{"Ocp-Apim-Subscription-Key"},
+	Strip:       []string{"Ocp-Apim-Subscription-Key"},
+	StripParams: []string{"subscription-key", "api-key"},
+	Streams:     true,
 	Rules: []Rule{
 		{
 			Name:    "capacity",
@@ -26,7 +28,7 @@ var azureOpenAI = Provider{
 		{
 			Name:    "busy",
 			Status:  []int{http.StatusTooManyRequests},
-			Words:   []string{"experiencing high demand", "temporarily unable to process your request", "currently overloaded"},
+			Words:   []string{"*experiencing high demand", "*temporarily unable to process your request", "*currently overloaded"},
 			Meaning: pool.Overloaded,
 			Source:  azureLimits + ": a 429 of the shared capacity",
 		},
@@ -41,22 +43,34 @@ var azureOpenAI = Provider{
 		{
 			Name:          "call-volume",
 			Status:        []int{http.StatusForbidden, http.StatusTooManyRequests},
-			Words:         []string{"out of call volume quota"},
+			Words:         []string{"out of call volume quota", "out of bandwidth quota"},
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        "learn.microsoft.com/azure/api-management/quota-policy",
 		},
 		{
-			Name:    "resource-blocked",
-			Status:  []int{http.StatusForbidden},
-			Words:   []string{"resource has been temporarily blocked", "resource has been blocked", "subscription is disabled", "account is disabled"},
+			Name:   "resource-blocked",
+			Status: []int{http.StatusForbidden},
+			Words: []string{
+				"your resource has been temporarily blocked", "your resource has been blocked",
+				"your subscription is disabled", "this subscription is disabled", "the subscription * is disabled",
+				"your account is disabled", "this account is disabled",
+			},
 			Meaning: pool.AuthFailed,
 			Source:  azureLimits + ": the resource itself is blocked, for any request",
+		},
+		{
+			// Which actions there are depends on the path.
+			Name:    "action-not-permitted",
+			Status:  []int{http.StatusUnauthorized, http.StatusForbidden},
+			Codes:   []string{"PermissionDenied"},
+			Meaning: pool.RequestError,
+			Source:  "learn.microsoft.com/azure/ai-foundry/openai/how-to/role-based-access-control: the principal lacks the required data action",
 		},
 		unauthorized,
 		{
 			Name:    "rate-limit",
-			Codes:   []string{"RateLimitReached", "rate_limit_exceeded", "TooManyRequests", "too_many_requests"},
+			Codes:   []string{"RateLimitReached", "rate_limit_exceeded", "rate_limit_error", "TooManyRequests", "too_many_requests"},
 			Meaning: pool.RateLimited,
 			Source:  azureLimits,
 		},

@@ -18,6 +18,11 @@ var bedrock = Provider{
 	Name:   "bedrock",
 	Inject: []Injection{bearer("", "docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html")},
 	Strip:  []string{"X-Amz-Security-Token", "X-Amz-Date", "X-Amz-Content-Sha256"},
+	// A URL that is signed beforehand holds a credential of the client's.
+	StripParams: []string{
+		"X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature",
+		"X-Amz-Security-Token",
+	},
 	Rules: []Rule{
 		{
 			Name: "model-not-ready",
@@ -30,7 +35,9 @@ var bedrock = Provider{
 		},
 		{
 			Name:    "daily-tokens",
-			Words:   []string{"tokens per day"},
+			Status:  []int{http.StatusTooManyRequests},
+			Codes:   []string{"ThrottlingException"},
+			Words:   []string{"too many tokens per day"},
 			Meaning: pool.QuotaExhausted,
 			Source:  "seen: a ThrottlingException of the daily quota",
 		},
@@ -42,7 +49,9 @@ var bedrock = Provider{
 		},
 		{
 			Name:    "payment",
-			Words:   []string{"invalid_payment_instrument"},
+			Status:  []int{http.StatusForbidden},
+			Codes:   []string{"AccessDeniedException"},
+			Words:   []string{"model access is denied due to invalid_payment_instrument"},
 			Meaning: pool.QuotaExhausted,
 			Source:  bedrockErrors,
 		},
@@ -59,9 +68,13 @@ var bedrock = Provider{
 		{
 			// AccessDeniedException is also the answer to a model that was not
 			// enabled, which is about the request.
-			Name:    "api-key",
-			Status:  []int{http.StatusForbidden},
-			Words:   []string{"authentication failed", "api key", "bearer token", "security token"},
+			Name:   "api-key",
+			Status: []int{http.StatusForbidden},
+			Codes:  []string{"AccessDeniedException"},
+			Words: []string{
+				"authentication failed", "bearer token has expired", "bearer token is", "the bearer token ", "invalid api key",
+				"api key is", "api key has", "the api key ", "the security token included in the request",
+			},
 			Meaning: pool.AuthFailed,
 			Source:  "seen: an AccessDeniedException about the API key",
 		},

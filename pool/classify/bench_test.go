@@ -76,6 +76,9 @@ func hostile(size int) map[string]string {
 		"numbers":   `{"retry_after":` + strings.Repeat("9", size) + "}",
 		"lines":     strings.Repeat("\r", size),
 		"text":      strings.Repeat("secondary rate limi ", size/20),
+		"parts":     "[" + strings.Repeat(`{"code":"x","message":"y"},`, size/27),
+		"empty":     "[" + strings.Repeat("{},", size/3),
+		"quotes":    `{"message":"` + strings.Repeat("'a 'a' `[“", size/12) + `"}`,
 		"markup":    "<" + strings.Repeat("cloudflar", size/9),
 	}
 }

@@ -35,7 +35,7 @@ var codex = Provider{
 			headerIf: func(h http.Header) bool { return codexModel(h) != "" },
 			Meaning:  pool.QuotaExhausted,
 			Scope:    pool.ScopeModel,
-			key:      codexModel,
+			key:      func(e *evidence) string { return codexModel(e.Header) },
 			Source:   codexSeen + ": X-Codex-Active-Limit names a limit of one model",
 		},
 		{

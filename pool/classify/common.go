@@ -33,7 +33,7 @@ func isCloudflarePage(e *evidence) bool {
 		server := e.Header["Server"]
 		return len(server) > 0 && strings.EqualFold(server[0], "cloudflare") || containsAny(e.lowered(), []string{"cloudflare"})
 	}
-	return e.says([]string{"error code: 10"}) // 1000 to 1099
+	return e.says(everyPart, []string{"error code: 10"}) // 1000 to 1099
 }
 
 // lostRefreshTokens are the words of OAuth 2, and those that providers put in
@@ -131,7 +131,7 @@ func asksTooMuch(e *evidence) bool {
 		if !f.isMessage {
 			continue
 		}
-		text := string(f.lowered())
+		text := string(f.unquoted())
 		limit, known := numberAfter(text, "limit")
 		requested, asked := numberAfter(text, "requested")
 		if known && asked && requested > limit {

@@ -17,5 +17,7 @@
 //     window; among several of one rank the longest counts.
 //
 // Rules read an error's codes and words from the places in which APIs put them
-// (see evidence), not from anywhere in the body: an error may quote the user.
+// (see evidence), not from anywhere in the body: an error may quote the user. For
+// the same reason what a message quotes is left out, its beginning is what
+// counts, and several errors in one answer are judged apart.
 package classify

@@ -38,7 +38,7 @@ func page() string {
 
 What the pool knows about each API, made from the tables in this folder by ` + "`go test ./pool/classify -run Docs -update`" + `.
 
-The first rule that holds decides. What none of them decides benches nobody: below 400 it is ` + "`ok`" + `, a 4xx is about the request, a 5xx about the provider. Of the places that say how long to wait, those that say it outright beat those that describe a window; among several of one kind the longest counts. To see what an answer would be taken for: ` + "`caddy credential-pool explain --provider <provider>`" + `.
+The first rule that holds decides. What none of them decides benches nobody: below 400 it is ` + "`ok`" + `, a 4xx is about the request, a 5xx about the provider. Of the places that say how long to wait, those that say it outright beat those that describe a window; among several of one kind the longest counts. A message is what it begins with, … stands for a few other words, and what it quotes, which may be the client's text, is left out. To see what an answer would be taken for: ` + "`caddy credential-pool explain --provider <provider>`" + `.
 `)
 	for _, name := range classify.Names() {
 		p, _ := classify.Lookup(name)
@@ -63,6 +63,9 @@ func writeProvider(b *strings.Builder, p *classify.Provider) {
 	}
 	if len(p.Strip) > 0 {
 		fmt.Fprintf(b, "- Removed from what the client sends: `%s`\n", strings.Join(p.Strip, "`, `"))
+	}
+	if len(p.StripParams) > 0 {
+		fmt.Fprintf(b, "- Removed from the query of what the client sends: `%s`\n", strings.Join(p.StripParams, "`, `"))
 	}
 	if p.Streams {
 		b.WriteString("- Failures in the events of a 200 are looked for.\n")

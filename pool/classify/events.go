@@ -96,11 +96,57 @@ func nextLine(body []byte) (line, rest []byte) {
 // length that is not given, or not above what is looked at, and JSON if its type
 // is given.
 func small(h http.Header) bool {
-	if v := h["Content-Length"]; len(v) > 0 {
-		if n, ok := parseSeconds(v[0]); !ok || n.Seconds() > maxBody {
-			return false
-		}
+	short, given := short(h)
+	return (short || !given) && isJSON(mediaType(h))
+}
+
+// smallBody reports the same for whoever asked for it, whatever its type: its
+// length must be given then, and it must be no stream.
+func smallBody(h http.Header) bool {
+	if short, given := short(h); !given || !short {
+		return small(h)
 	}
+	return !isStream(mediaType(h))
+}
+
+// short reports whether the body is not longer than what is looked at, and
+// whether its length is given.
+func short(h http.Header) (short, given bool) {
+	v := h["Content-Length"]
+	if len(v) == 0 {
+		return false, false
+	}
+	n, ok := parseSeconds(v[0])
+	return ok && n.Seconds() <= maxBody, true
+}
+
+// mediaType returns the body's type without its parameters.
+func mediaType(h http.Header) string {
 	v := h["Content-Type"]
-	return len(v) == 0 || strings.Contains(v[0], "json")
+	if len(v) == 0 {
+		return ""
+	}
+	name, _, _ := strings.Cut(v[0], ";")
+	return strings.TrimSpace(name)
+}
+
+// isJSON reports whether the type is JSON (RFC 6839 section 3.1), or not given.
+// What merely has JSON in its name is a stream of it.
+func isJSON(name string) bool {
+	return name == "" || strings.EqualFold(name, "application/json") || hasSuffixFold(name, "+json") && !isStream(name)
+}
+
+// streams are types whose bodies need not end.
+var streams = []string{
+	"text/event-stream", "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines",
+	"application/json-seq", "application/stream+json", "application/x-json-stream", "application/vnd.amazon.eventstream",
+	"application/grpc", "multipart/x-mixed-replace",
+}
+
+func isStream(name string) bool {
+	return containsFold(streams, name) || hasSuffixFold(name, "+json-seq")
+}
+
+func hasSuffixFold(s, suffix string) bool {
+	return len(s) >= len(suffix) && strings.EqualFold(s[len(s)-len(suffix):], suffix)
 }

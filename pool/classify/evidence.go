@@ -17,6 +17,9 @@ const (
 	maxText  = 4 << 10  // bytes of one value
 )
 
+// everyPart stands for the answer as a whole, where it reports several errors.
+const everyPart = -1
+
 // failedWithin is the status of a failure that a success reports in its body
 // without a status of its own.
 const failedWithin = -1
@@ -31,11 +34,20 @@ type evidence struct {
 	// failed is true if the body of a success reports a failure.
 	failed bool
 
+	// partial is true if the failure that a success reports is of a part of it: the
+	// rest was done, and stands beside it as "data" (GraphQL, section 7.1).
+	partial bool
+
+	// parts is how many errors the body tells of, or may; part is the one that the
+	// rule that decided is about.
+	parts, part int
+
 	// markup is true if the body is a page for people.
 	markup bool
 
-	facts []fact
-	low   []byte
+	facts       []fact
+	low         []byte
+	lowUnquoted []byte
 
 	// copies is true if the headers that an error holds copies of count.
 	copies bool
@@ -51,6 +63,13 @@ type fact struct {
 	// outermost object. It is "text" if there is no object.
 	within string
 
+	// of is the innermost key of an object that the value stands in.
+	of string
+
+	// part is the error that the value belongs to, if there is a list of them;
+	// else 0.
+	part int
+
 	// header is true if the value stands in the copy of an HTTP header.
 	header bool
 
@@ -60,7 +79,8 @@ type fact struct {
 	// isCode and isMessage say what the value can be, by its key.
 	isCode, isMessage bool
 
-	low []byte // the text in lower case, once it is asked for
+	low  []byte // the text in lower case, once it is asked for
+	said []byte // the same without what it quotes
 }
 
 // codeKeys are the keys under which APIs put a word for the kind of error,
@@ -76,7 +96,7 @@ var (
 )
 
 func newEvidence(a *Answer) *evidence {
-	e := &evidence{Answer: a, status: a.Status}
+	e := &evidence{Answer: a, status: a.Status, parts: 1, part: everyPart}
 	if len(a.Body) > maxBody {
 		a.Body = a.Body[:maxBody]
 	}
@@ -94,6 +114,7 @@ func newEvidence(a *Answer) *evidence {
 	}
 	if e.Status >= 200 && e.Status < 300 {
 		e.failed = e.reportsFailure()
+		e.partial = e.partial && e.failed && slices.ContainsFunc(e.facts, func(f fact) bool { return f.within == "errors" })
 		if e.failed {
 			e.status = e.statusWithin()
 		}
@@ -103,7 +124,7 @@ func newEvidence(a *Answer) *evidence {
 
 // read takes the facts out of JSON.
 func (e *evidence) read(body []byte) {
-	scan(body, func(f fact) bool {
+	e.partial = scan(body, func(f fact) bool {
 		e.add(f)
 		return len(e.facts) < maxFacts
 	})
@@ -113,6 +134,7 @@ func (e *evidence) add(f fact) {
 	f.isCode = !f.header && !f.cut && slices.Contains(codeKeys, f.key)
 	f.isMessage = !f.header && slices.Contains(messageKeys, f.key)
 	e.facts = append(e.facts, f)
+	e.parts = max(e.parts, f.part+1)
 }
 
 // readText takes a body that is neither JSON nor markup for the message, and if
@@ -167,11 +189,14 @@ func (e *evidence) statusWithin() int {
 	return failedWithin
 }
 
+// belongs reports whether the value is about that error.
+func (f *fact) belongs(part int) bool { return part == everyPart || f.part == part }
+
 // code reports whether the error's code is one of these, and which.
-func (e *evidence) code(codes []string) (string, bool) {
+func (e *evidence) code(part int, codes []string) (string, bool) {
 	for i := range e.facts {
 		f := &e.facts[i]
-		if !f.isCode {
+		if !f.isCode || !f.belongs(part) {
 			continue
 		}
 		text := f.text
@@ -187,15 +212,24 @@ func (e *evidence) code(codes []string) (string, bool) {
 	return "", false
 }
 
-// says reports whether one of these words, which are in lower case, stands in a
-// message.
-func (e *evidence) says(words []string) bool {
+// says reports whether a message of that error begins with one of these words,
+// as those of a Rule are written.
+func (e *evidence) says(part int, words []string) bool {
 	for i := range e.facts {
-		if f := &e.facts[i]; f.isMessage && containsAny(f.lowered(), words) {
+		f := &e.facts[i]
+		if f.isMessage && f.belongs(part) && slices.ContainsFunc(words, func(w string) bool { return begins(f.unquoted(), w) }) {
 			return true
 		}
 	}
 	return false
+}
+
+// unquoted returns the text in lower case, without what it quotes.
+func (f *fact) unquoted() []byte {
+	if f.said == nil {
+		f.said = unquoted(f.lowered())
+	}
+	return f.said
 }
 
 func (f *fact) lowered() []byte {
@@ -206,13 +240,16 @@ func (f *fact) lowered() []byte {
 }
 
 // has reports whether the error has a value under this key.
-func (e *evidence) has(key string) bool {
+func (e *evidence) has(key string) bool { return e.value(key) != "" }
+
+// value returns the first value under this key that is not empty.
+func (e *evidence) value(key string) string {
 	for i := range e.facts {
-		if f := &e.facts[i]; !f.header && f.key == key && f.text != "" {
-			return true
+		if f := &e.facts[i]; !f.header && !f.cut && f.key == key && f.text != "" {
+			return f.text
 		}
 	}
-	return false
+	return ""
 }
 
 // header returns a header of the answer, or of the copy of one that the error
@@ -237,16 +274,29 @@ func (e *evidence) lowered() []byte {
 	return e.low
 }
 
+// loweredUnquoted is lowered without what stands between escaped quotes, within
+// one string: an error's text that quotes the client.
+func (e *evidence) loweredUnquoted() []byte {
+	if e.lowUnquoted == nil {
+		e.lowUnquoted = withoutEscapedQuotes(e.lowered())
+	}
+	return e.lowUnquoted
+}
+
 // matches compares a code of a table, which may have a * at one end, with the
-// answer's.
+// answer's. What a * stands for is of one word, as codes are.
 func matches(code, text string) bool {
+	if !strings.HasPrefix(code, "*") && !strings.HasSuffix(code, "*") {
+		return strings.EqualFold(code, text)
+	}
+	if strings.ContainsAny(text, " \t\r\n") {
+		return false
+	}
 	if prefix, ok := strings.CutSuffix(code, "*"); ok {
 		return len(text) > len(prefix) && strings.EqualFold(text[:len(prefix)], prefix)
 	}
-	if suffix, ok := strings.CutPrefix(code, "*"); ok {
-		return len(text) > len(suffix) && strings.EqualFold(text[len(text)-len(suffix):], suffix)
-	}
-	return strings.EqualFold(code, text)
+	suffix := code[1:]
+	return len(text) > len(suffix) && strings.EqualFold(text[len(text)-len(suffix):], suffix)
 }
 
 // awsName returns the name of an error in AWS's notation, which may have a

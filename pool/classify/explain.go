@@ -64,7 +64,7 @@ func (p *Provider) NeedsBody(status int, h http.Header) bool {
 			}
 			// A rule without a condition on the body decides, so those after it
 			// are never asked. But the wait may stand in the body.
-			return rule.needsBody() || p.waitsInBody(rule)
+			return rule.needsBody() || p.waitsInBody(rule, status)
 		}
 	}
 	return false
@@ -108,18 +108,23 @@ func (r *Rule) listed(status int, h http.Header) bool {
 
 // readsSuccess reports whether the body of a success is to be read.
 func (p *Provider) readsSuccess(status int, h http.Header) bool {
-	if status < 200 || isEventStream(h) || !small(h) {
+	if status < 200 {
 		return false
 	}
-	if status < 300 && p.SmallBodies != nil && p.SmallBodies(h) {
+	if p.readsSmallBody(status, h) {
 		return true
 	}
 	for i := range p.user {
 		if r := &p.user[i]; r.needsBody() && r.listed(status, h) {
-			return true
+			return smallBody(h)
 		}
 	}
 	return false
+}
+
+// readsSmallBody reports whether it is to be read for the provider's own rules.
+func (p *Provider) readsSmallBody(status int, h http.Header) bool {
+	return p.SmallBodies != nil && status >= 200 && status < 300 && small(h) && p.SmallBodies(h)
 }
 
 // success returns the rule that holds about an answer that was served.
@@ -137,8 +142,8 @@ func (p *Provider) success(status int, h http.Header) *Rule {
 
 // waitsInBody reports whether the wait that belongs to the rule may stand in
 // the body.
-func (p *Provider) waitsInBody(r *Rule) bool {
-	return r.Meaning.Benches() && r.Meaning != pool.AuthFailed && slices.ContainsFunc(p.Waits, func(w Wait) bool { return w.inBody })
+func (p *Provider) waitsInBody(r *Rule, status int) bool {
+	return r.readsWaits(status) && r.Meaning.Benches() && r.Meaning != pool.AuthFailed && slices.ContainsFunc(p.Waits, func(w Wait) bool { return w.inBody })
 }
 
 // asked returns the rules to ask about a failure, in order.
@@ -166,19 +171,28 @@ func (p *Provider) explain(a Answer) Finding {
 func (p *Provider) explainSuccess(e *evidence) Finding {
 	for i := range p.user {
 		if r := &p.user[i]; r.listed(e.Status, e.Header) {
-			if _, ok := r.body(e); ok {
-				return p.finding(e, r, "", true)
+			if m, ok := r.body(e); ok {
+				m.code = ""
+				f := p.finding(e, r, m)
+				f.Served = f.Meaning.Benches()
+				return f
 			}
 		}
 	}
-	failed := p.finding(e, &served, "", false)
-	if e.failed {
+	failed := p.finding(e, &served, match{part: everyPart})
+	// A body that was read for a user's rule only is no failure otherwise.
+	if e.failed && (p.readsSmallBody(e.Status, e.Header) || p.NeedsEvents(e.Status, e.Header)) {
 		if failed = p.failure(e); failed.Meaning.Benches() {
+			// A mutation may have run.
+			failed.Served = e.partial
 			return failed
 		}
 	}
 	if r := p.success(e.Status, e.Header); r != nil {
-		return p.finding(e, r, "", true)
+		e.status = e.Status // the failure is another matter
+		f := p.finding(e, r, match{part: everyPart})
+		f.Served = f.Meaning.Benches()
+		return f
 	}
 	return failed
 }
@@ -191,18 +205,18 @@ func (p *Provider) failure(e *evidence) Finding {
 			if r.Endpoint != EndpointAPI || !r.head(e.status, e.Header) {
 				continue
 			}
-			if code, ok := r.body(e); ok {
-				return p.finding(e, r, code, false)
+			if m, ok := r.body(e); ok {
+				return p.finding(e, r, m)
 			}
 		}
 	}
-	return p.finding(e, byStatus(e.status), "", false)
+	return p.finding(e, byStatus(e.status), match{part: everyPart})
 }
 
 // explainToken judges an answer of a token endpoint.
 func (p *Provider) explainToken(e *evidence) Finding {
 	if succeeds(e.Status) && !e.failed {
-		return p.finding(e, &served, "", false)
+		return p.finding(e, &served, match{part: everyPart})
 	}
 	if e.status < 500 {
 		for _, rules := range [2][]Rule{p.Rules, tokenRules} {
@@ -211,13 +225,13 @@ func (p *Provider) explainToken(e *evidence) Finding {
 				if r.Endpoint != EndpointToken || !r.head(e.status, e.Header) {
 					continue
 				}
-				if code, ok := r.body(e); ok {
-					return p.finding(e, r, code, false)
+				if m, ok := r.body(e); ok {
+					return p.finding(e, r, m)
 				}
 			}
 		}
 	}
-	return p.finding(e, byStatus(e.status), "", false)
+	return p.finding(e, byStatus(e.status), match{part: everyPart})
 }
 
 // byStatus returns what the status alone says about a failure.
@@ -231,20 +245,23 @@ func byStatus(status int) *Rule {
 }
 
 // finding makes the result of a rule that holds.
-func (p *Provider) finding(e *evidence, r *Rule, code string, isServed bool) Finding {
+func (p *Provider) finding(e *evidence, r *Rule, m match) Finding {
 	f := Finding{Verdict: r.verdict(e.Status), Rule: r.Name, Source: r.Source}
-	f.Served = isServed && f.Meaning.Benches()
-	// The status of a failure within a success does not tell anything, and
+	// The status of a success does not tell anything of a failure within, and
 	// that of a token endpoint less than OAuth's word for it.
-	if code != "" && (e.Status < 400 || e.Endpoint == EndpointToken) {
-		f.Reason = code
+	switch {
+	case m.code != "" && (e.Status < 400 || e.Endpoint == EndpointToken):
+		f.Reason = m.code
+	case e.status != failedWithin:
+		f.Reason = reason(e.status)
 	}
 	if f.Scope == pool.ScopeModel {
-		if f.Key = r.key(e.Header); f.Key == "" {
+		if f.Key = r.key(e); f.Key == "" {
 			f.Scope = pool.ScopeMember
 		}
 	}
 	if f.Meaning.Benches() {
+		e.part = m.part
 		f.Wait, f.WaitFrom = p.wait(e, r)
 	}
 	return f
@@ -264,16 +281,17 @@ func (p *Provider) wait(e *evidence, r *Rule) (time.Duration, string) {
 	// Whether a login works again does not depend on a window of requests, nor
 	// on a time in the prose about it.
 	lostLogin := r.Meaning == pool.AuthFailed
-	e.copies = p.waitsInBody(r)
+	body := p.waitsInBody(r, e.status)
+	e.copies = body
 	var waits [2]time.Duration // by rank
 	var places [2]string
 	for i := range p.Waits {
 		w := &p.Waits[i]
-		if w.Window && r.IgnoreWindows || lostLogin && (w.Window || w.inBody) {
+		if w.Window && (r.IgnoreWindows || lostLogin) || w.inBody && !body {
 			continue
 		}
 		wait, ok := w.find(e)
-		if !ok {
+		if !ok || wait < r.MinWait {
 			continue
 		}
 		rank := 0

@@ -18,7 +18,7 @@ var (
 	instantKeys      = []string{"resets_at", "reset_at", "resetsat", "resetat", "retry_at", "quotaresettimestamp", "quotaresettime"}
 )
 
-// fields finds a wait in the error's fields. One that is relative needs no
+// fields finds a wait in the fields of the error that decided. One that is relative needs no
 // clock, so where both are given it is taken for what the other means too.
 func fields(source string) Wait {
 	return Wait{Name: "error fields", Source: source, inBody: true, find: findFields}
@@ -29,7 +29,7 @@ func findFields(e *evidence) (time.Duration, bool) {
 	for i := range e.facts {
 		f := &e.facts[i]
 		switch {
-		case f.header || f.cut:
+		case f.header || f.cut || !f.belongs(e.part):
 		case slices.Contains(secondsKeys, f.key):
 			relative.add(parseReset(f.text, e.Answer))
 		case slices.Contains(millisecondsKeys, f.key):

@@ -3,6 +3,7 @@ package classify
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
 )
@@ -25,6 +26,8 @@ var gemini = Provider{
 	},
 	// It names the project that pays, which is not the client's to say.
 	Strip: []string{"X-Goog-User-Project"},
+	// The API takes them before the header.
+	StripParams: []string{"key", "access_token"},
 	Rules: []Rule{
 		{
 			Name:    "capacity",
@@ -37,7 +40,7 @@ var gemini = Provider{
 			// quota, so only the words tell.
 			Name:    "shared-capacity",
 			Status:  []int{http.StatusTooManyRequests},
-			Words:   []string{"error-code-429", "resource exhausted. please try again later", "resource exhausted, please try again later", "no capacity available", "model is overloaded"},
+			Words:   []string{"*error-code-429", "resource exhausted. please try again later", "resource exhausted, please try again later", "no capacity available", "*model is overloaded"},
 			Meaning: pool.Overloaded,
 			Source:  vertexLimits,
 		},
@@ -51,11 +54,26 @@ var gemini = Provider{
 			Source:  googleReason + ": where the request came from",
 		},
 		{
+			// A key may be for some methods only, and the client chooses the method.
+			Name:    "method",
+			Codes:   []string{"API_KEY_SERVICE_BLOCKED"},
+			Meaning: pool.RequestError,
+			Source:  googleReason + ": the key works for other methods",
+		},
+		{
+			Name:    "project-of-the-request",
+			Codes:   []string{"SERVICE_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "BILLING_DISABLED"},
+			Also:    "the answer does not name the project of the key: metadata.service is another API than " + geminiService + ", and metadata.consumer no api_key",
+			bodyIf:  func(e *evidence) bool { return !ofOwnProject(e) },
+			Meaning: pool.RequestError,
+			Source:  googleReason + ": Vertex AI and Code Assist take the project from the request",
+		},
+		{
 			Name: "account",
 			Codes: []string{
-				"API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED",
-				"ACCOUNT_STATE_INVALID", "ACCESS_TOKEN_EXPIRED", "ACCESS_TOKEN_TYPE_UNSUPPORTED", "CREDENTIALS_MISSING",
-				"SERVICE_DISABLED", "USER_PROJECT_DENIED",
+				"API_KEY_INVALID", "API_KEY_EXPIRED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED", "ACCOUNT_STATE_INVALID",
+				"ACCESS_TOKEN_EXPIRED", "ACCESS_TOKEN_TYPE_UNSUPPORTED", "CREDENTIALS_MISSING", "SERVICE_DISABLED",
+				"USER_PROJECT_DENIED",
 			},
 			Meaning: pool.AuthFailed,
 			Source:  googleReason,
@@ -67,11 +85,21 @@ var gemini = Provider{
 			Source:  codeAssist,
 		},
 		{
+			Name:    "key-words",
+			Status:  []int{http.StatusBadRequest},
+			Codes:   []string{"INVALID_ARGUMENT"},
+			Words:   []string{"api key not valid", "api key not found", "api key expired"},
+			Meaning: pool.AuthFailed,
+			Source:  geminiErrors + ", and seen without a reason",
+		},
+		{
 			Name:   "account-words",
-			Status: []int{http.StatusBadRequest, http.StatusForbidden},
+			Status: []int{http.StatusForbidden},
+			Codes:  []string{"PERMISSION_DENIED"},
 			Words: []string{
-				"api key not valid", "api key not found", "api key expired", "reported as leaked", "unregistered callers",
-				"has been suspended", "violation of terms",
+				"your api key was reported as leaked", "method doesn't allow unregistered callers", "your project has been suspended",
+				"your account has been suspended", "this account has been suspended", "this service has been disabled in this account for violation of terms",
+				"gemini has been disabled in this account for violation of terms",
 			},
 			Meaning: pool.AuthFailed,
 			Source:  geminiErrors + ", and seen without a reason",
@@ -96,10 +124,21 @@ var gemini = Provider{
 			Source:  geminiErrors + ", " + codeAssist,
 		},
 		{
+			Name:    "daily-quota-of-a-model",
+			Also:    "quotaId or quota_limit names a day and a model, wherever it names a day",
+			bodyIf:  violatesModelsDay,
+			Meaning: pool.QuotaExhausted,
+			Scope:   pool.ScopeModel,
+			key:     quotaModel,
+			MinWait: minDailyWait,
+			Source:  googleErrors + ": QuotaFailure, whose quotaDimensions name the model",
+		},
+		{
 			Name:    "daily-quota",
 			Also:    "quotaId or quota_limit names a day",
 			bodyIf:  func(e *evidence) bool { return violates(e, "perday") },
 			Meaning: pool.QuotaExhausted,
+			MinWait: minDailyWait,
 			Source:  googleErrors + ": QuotaFailure, whose quotaId names the period",
 		},
 		{
@@ -116,9 +155,14 @@ var gemini = Provider{
 			Source:  googleReason,
 		},
 		{
-			Name:    "quota-words",
-			Status:  []int{http.StatusTooManyRequests},
-			Words:   []string{"exceeded your current quota", "spending cap", "credits are depleted", "out of credits", "exhausted your capacity"},
+			Name:   "quota-words",
+			Status: []int{http.StatusTooManyRequests},
+			Codes:  []string{"RESOURCE_EXHAUSTED"},
+			Words: []string{
+				"you exceeded your current quota", "you have exceeded your current quota", "your project has exceeded its * spending cap",
+				"your billing account has exceeded its * spending cap", "your prepayment credits are depleted",
+				"you have exhausted your capacity on this model",
+			},
 			Meaning: pool.QuotaExhausted,
 			Source:  geminiErrors + ", of an answer without details",
 		},
@@ -137,12 +181,57 @@ var gemini = Provider{
 	},
 }
 
+// geminiService is the API whose consumer is always the project of the key.
+const geminiService = "generativelanguage.googleapis.com"
+
+// ofOwnProject reports whether the project that the answer is about is the one
+// that the credential belongs to.
+func ofOwnProject(e *evidence) bool {
+	return strings.EqualFold(e.value("service"), geminiService) || hasPrefixFold(e.value("consumer"), "api_key:")
+}
+
+// minDailyWait is above what RetryInfo says of a day's quota, too: when the next
+// minute begins.
+const minDailyWait = 5 * time.Minute
+
+// isQuota reports whether the value is the ID of a quota that was exceeded.
+func (f *fact) isQuota() bool { return (f.key == "quotaid" || f.key == "quota_limit") && !f.header }
+
+// violatesModelsDay reports whether quotas of a day were exceeded, all of them of
+// single models.
+func violatesModelsDay(e *evidence) bool {
+	found := false
+	for i := range e.facts {
+		f := &e.facts[i]
+		if id := string(f.lowered()); f.isQuota() && strings.Contains(id, "perday") {
+			if !strings.Contains(id, "permodel") {
+				return false
+			}
+			found = true
+		}
+	}
+	return found
+}
+
+// quotaModel returns the key of the model whose quota was exceeded; the one that
+// was asked for, if it is not named.
+func quotaModel(e *evidence) string {
+	for i := range e.facts {
+		if f := &e.facts[i]; f.key == "model" && f.of == "quotadimensions" && !f.cut {
+			if key := keyOf("model", f.text); key != "" {
+				return key
+			}
+		}
+	}
+	return "model"
+}
+
 // violates reports whether one of the quotas that were exceeded has this in its
 // ID, such as GenerateRequestsPerDayPerProjectPerModel-FreeTier. An ErrorInfo
 // gives the same as its metadata's quota_limit.
 func violates(e *evidence, period string) bool {
 	for i := range e.facts {
-		if f := &e.facts[i]; (f.key == "quotaid" || f.key == "quota_limit") && !f.header && strings.Contains(string(f.lowered()), period) {
+		if f := &e.facts[i]; f.isQuota() && strings.Contains(string(f.lowered()), period) {
 			return true
 		}
 	}

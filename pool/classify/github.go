@@ -2,6 +2,7 @@ package classify
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,16 +24,29 @@ var github = Provider{
 	Inject:   []Injection{bearer("", "docs.github.com/rest/authentication/authenticating-to-the-rest-api")},
 	Resource: githubPart,
 	// GraphQL answers 200 when a limit is hit.
-	SmallBodies: func(h http.Header) bool { return githubResource(h) == "resource:graphql" },
+	SmallBodies: func(h http.Header) bool { return githubResource(h) == githubGraph },
 	Rules: []Rule{
 		{
 			// It does not obey x-ratelimit-reset, which is of the primary limit.
 			Name:          "secondary-limit",
-			Words:         []string{"secondary rate limit", "secondary-rate-limit", "abuse detection", "abuse-rate-limit"},
+			Status:        githubLimited,
+			Words:         slices.Concat(githubSecondary, []string{"https://docs.github.com/*secondary-rate-limit", "https://d*.github.com/*abuse-rate-limit"}),
 			Meaning:       pool.RateLimited,
 			Wait:          time.Minute,
 			IgnoreWindows: true,
 			Source:        githubLimits + ": otherwise, wait for at least one minute",
+		},
+		{
+			// Errors about the query have a type.
+			Name:          "graphql-secondary-limit",
+			Within:        true,
+			Words:         githubSecondary,
+			Also:          "no error has a type",
+			bodyIf:        func(e *evidence) bool { return !e.has("type") },
+			Meaning:       pool.RateLimited,
+			Wait:          time.Minute,
+			IgnoreWindows: true,
+			Source:        githubGraphQL + ": 200 or 403",
 		},
 		{
 			Name:     "resource-limit",
@@ -42,7 +56,7 @@ var github = Provider{
 			headerIf: ofOneResource,
 			Meaning:  pool.RateLimited,
 			Scope:    pool.ScopeModel,
-			key:      githubResource,
+			key:      githubKey,
 			Source:   githubLimits + ": x-ratelimit-resource",
 		},
 		{
@@ -60,26 +74,27 @@ var github = Provider{
 			Source:  githubLimits,
 		},
 		{
-			Name:     "graphql-limit",
-			Codes:    []string{"RATE_LIMITED", "RATE_LIMIT"},
-			Also:     oneResource,
-			headerIf: ofOneResource,
-			Meaning:  pool.RateLimited,
-			Scope:    pool.ScopeModel,
-			key:      githubResource,
-			Source:   githubGraphQL,
+			Name:    "graphql-limit",
+			Codes:   []string{"RATE_LIMITED", "RATE_LIMIT"},
+			Meaning: pool.RateLimited,
+			Scope:   pool.ScopeModel,
+			key:     githubKey,
+			Source:  githubGraphQL,
 		},
 		{
 			Name:    "logins",
 			Status:  []int{http.StatusForbidden},
-			Words:   []string{"maximum number of login attempts"},
+			Words:   []string{"maximum number of login attempts exceeded"},
 			Meaning: pool.AuthFailed,
 			Source:  githubErrors + ": after several invalid credentials even the valid ones are refused",
 		},
 		{
-			Name:    "suspended",
-			Status:  []int{http.StatusForbidden},
-			Words:   []string{"account was suspended", "account is suspended", "account has been suspended", "installation has been suspended"},
+			Name:   "suspended",
+			Status: []int{http.StatusForbidden},
+			Words: []string{
+				"sorry. your account was suspended", "sorry. your account is suspended", "your account was suspended",
+				"your account is suspended", "your account has been suspended", "this installation has been suspended",
+			},
 			Meaning: pool.AuthFailed,
 			Source:  "seen: a 403 about the account",
 		},
@@ -107,7 +122,7 @@ var github = Provider{
 			headerIf: ofOneResource,
 			Meaning:  pool.RateLimited,
 			Scope:    pool.ScopeModel,
-			key:      githubResource,
+			key:      githubKey,
 			Source:   githubLimits,
 		},
 		spent("spent", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", githubLimits),
@@ -119,37 +134,51 @@ var github = Provider{
 	},
 }
 
-const oneResource = "X-Ratelimit-Resource names another part of the API than core"
+// githubSecondary are the messages of the limits that have no headers.
+var githubSecondary = []string{"you have exceeded a secondary rate limit", "you have triggered an abuse detection mechanism"}
+
+const oneResource = "X-Ratelimit-Resource names graphql, search or code_search"
+
+// Parts of the API that have a limit of their own and can be told from a path
+// (docs.github.com/rest/rate-limit). A bench for another part would be found by no
+// request, so the limits of those are taken for the whole member's.
+const (
+	githubGraph      = "resource:graphql"
+	githubSearch     = "resource:search"
+	githubCodeSearch = "resource:code_search"
+)
 
 // githubPart returns the part of the API that a path belongs to, also below
-// /api/v3 of an enterprise's own server; of those that have a limit of their own,
-// the ones that are used much (docs.github.com/rest/rate-limit).
+// /api/v3 of an enterprise's own server.
 func githubPart(path string) string {
 	path = strings.TrimPrefix(strings.TrimPrefix(path, "/api/v3"), "/api")
 	switch {
 	case path == "/graphql":
-		return "resource:graphql"
+		return githubGraph
 	case path == "/search/code":
-		return "resource:code_search"
+		return githubCodeSearch
 	case strings.HasPrefix(path, "/search/"):
-		return "resource:search"
+		return githubSearch
 	}
 	return ""
 }
 
 // githubResource returns the key of the part of the API that the answer's limit
-// is of.
+// is of, if githubPart knows it.
 func githubResource(h http.Header) string {
 	v := h["X-Ratelimit-Resource"]
 	if len(v) == 0 {
 		return ""
 	}
-	return keyOf("resource", v[0])
+	for _, key := range []string{githubGraph, githubSearch, githubCodeSearch} {
+		if strings.EqualFold(v[0], key[len("resource:"):]) {
+			return key
+		}
+	}
+	return ""
 }
 
-// ofOneResource reports whether the limit is of a part of the API. "core" is
-// most of it, and stands for the whole.
-func ofOneResource(h http.Header) bool {
-	v := h["X-Ratelimit-Resource"]
-	return len(v) > 0 && !strings.EqualFold(v[0], "core") && githubResource(h) != ""
-}
+func githubKey(e *evidence) string { return githubResource(e.Header) }
+
+// ofOneResource reports whether the limit is of a part of the API.
+func ofOneResource(h http.Header) bool { return githubResource(h) != "" }

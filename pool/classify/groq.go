@@ -44,7 +44,7 @@ var groq = Provider{
 		},
 		{
 			Name:    "busy",
-			Words:   []string{"over capacity", "currently overloaded"},
+			Words:   []string{"*over capacity", "*currently overloaded"},
 			Meaning: pool.Overloaded,
 			Source:  groqErrors,
 		},
@@ -56,8 +56,13 @@ var groq = Provider{
 			Source:        groqSpend,
 		},
 		{
-			Name:          "spend-limit-words",
-			Words:         []string{"spend limit", "spending limit"},
+			Name:   "spend-limit-words",
+			Status: []int{http.StatusBadRequest, http.StatusForbidden, http.StatusTooManyRequests},
+			Words: []string{
+				"your organization has reached its spend limit", "your organization has reached its * spend limit",
+				"your organization has exceeded its * spend limit", "your organization has reached its spending limit",
+				"organization has reached its spend limit",
+			},
 			Meaning:       pool.QuotaExhausted,
 			IgnoreWindows: true,
 			Source:        groqSpend,

@@ -17,8 +17,12 @@ var huggingface = Provider{
 	Inject: []Injection{bearer("", "huggingface.co/docs/hub/security-tokens")},
 	Rules: []Rule{
 		{
-			Name:    "credits",
-			Words:   []string{"included credits", "exceeded your gpu quota", "exceeded your free", "pre-paid credits", "prepaid credits"},
+			Name:   "credits",
+			Status: []int{http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests},
+			Words: []string{
+				"you have exceeded your monthly included credits", "you have depleted your monthly included credits",
+				"you have exceeded your gpu quota", "you have exceeded your free", "you have exceeded your pro gpu quota",
+			},
 			Meaning: pool.QuotaExhausted,
 			Source:  huggingfacePricing,
 		},
@@ -31,7 +35,7 @@ var huggingface = Provider{
 		unauthorized,
 		{
 			Name:    "loading",
-			Words:   []string{"is currently loading", "model too busy"},
+			Words:   []string{"*is currently loading", "model too busy"},
 			Meaning: pool.Overloaded,
 			Source:  "huggingface.co/docs/api-inference: the model is loaded when it is asked for",
 		},

@@ -26,7 +26,7 @@ var mistral = Provider{
 		{
 			// Its type may be invalid_request_error, with a status of 429.
 			Name:    "tier-capacity",
-			Words:   []string{"capacity exceeded", "currently overloaded"},
+			Words:   []string{"*capacity exceeded", "*currently overloaded"},
 			Meaning: pool.Overloaded,
 			Source:  mistralSeen + "; the maintainers: the backend's capacity, not the user's limit",
 		},
@@ -37,9 +37,13 @@ var mistral = Provider{
 			Source:  mistralErrors,
 		},
 		{
-			Name:    "usage-limit",
-			Status:  []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests},
-			Words:   []string{"usage limit reached", "monthly", "per month", "inactive subscription", "spending limit"},
+			Name:   "usage-limit",
+			Status: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests},
+			Words: []string{
+				"inactive subscription or usage limit reached", "inactive subscription", "usage limit reached", "monthly token limit",
+				"monthly usage limit", "monthly limit", "monthly spending limit", "you have reached your monthly",
+				"you have exceeded your monthly", "tokens per month", "spending limit reached",
+			},
 			Meaning: pool.QuotaExhausted,
 			Source:  mistralSeen,
 		},

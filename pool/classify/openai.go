@@ -29,7 +29,7 @@ var openai = Provider{
 		{
 			Name:    "missing-scope",
 			Status:  []int{http.StatusUnauthorized, http.StatusForbidden},
-			Words:   []string{"missing scopes", "insufficient permissions for this operation"},
+			Words:   []string{"*missing scopes", "*insufficient permissions for this operation"},
 			Meaning: pool.RequestError,
 			Source:  "seen: a restricted key at an endpoint that it may not use; it works at others",
 		},
@@ -94,7 +94,7 @@ var (
 	}
 	openaiBusy = Rule{
 		Name:    "busy",
-		Words:   []string{"currently overloaded", "experiencing high demand", "at capacity"},
+		Words:   []string{"*currently overloaded", "*experiencing high demand", "*at capacity"},
 		Meaning: pool.Overloaded,
 		Source:  openaiErrors + ": the engine is currently overloaded",
 	}

@@ -16,9 +16,22 @@ const (
 var openrouter = Provider{
 	Name:   "openrouter",
 	Inject: []Injection{bearer("", "openrouter.ai/docs/api/reference/authentication")},
+	// What fails once a provider has begun is reported with 200.
+	Streams:     true,
+	SmallBodies: func(http.Header) bool { return true },
 	Rules: []Rule{
 		challenge,
 		blockedAddress,
+		{
+			// The account at the provider is OpenRouter's own.
+			Name:    "upstream-refusal",
+			Status:  []int{http.StatusUnauthorized, http.StatusPaymentRequired},
+			Words:   []string{"provider returned error"},
+			Also:    "provider_name is given",
+			bodyIf:  func(e *evidence) bool { return e.has("provider_name") },
+			Meaning: pool.Overloaded,
+			Source:  openrouterErrors + ": metadata.provider_name names the provider that refused",
+		},
 		{
 			Name:    "request-above-budget",
 			Codes:   []string{"weight_exceeds_budget"},
@@ -61,7 +74,7 @@ var openrouter = Provider{
 		{
 			Name:    "free-daily-words",
 			Status:  []int{http.StatusTooManyRequests},
-			Words:   []string{"free-models-per-day"},
+			Words:   []string{"rate limit exceeded: free-models-per-day"},
 			Meaning: pool.QuotaExhausted,
 			Source:  openrouterLimits,
 		},
@@ -83,7 +96,7 @@ var openrouter = Provider{
 			Name:    "upstream-limit",
 			Status:  []int{http.StatusTooManyRequests},
 			Also:    "provider_name is given, or the message speaks of an upstream",
-			bodyIf:  func(e *evidence) bool { return e.has("provider_name") || e.says([]string{"upstream"}) },
+			bodyIf:  func(e *evidence) bool { return e.has("provider_name") || e.says(everyPart, []string{"*upstream"}) },
 			Meaning: pool.Overloaded,
 			Source:  openrouterErrors + ": metadata.provider_name names the provider that refused",
 		},

@@ -24,7 +24,8 @@ var fillers = []string{"for ", "about ", "approximately ", "around ", "at least 
 // maxMessages bounds how many messages of one answer are searched.
 const maxMessages = 8
 
-// prose finds a wait in the error's messages: "Please try again in 9m38.016s".
+// prose finds a wait in the messages of the error that decided, but not in what
+// they quote: "Please try again in 9m38.016s".
 func prose(source string) Wait {
 	return Wait{Name: "message", Source: source, inBody: true, find: findProse}
 }
@@ -34,11 +35,11 @@ func findProse(e *evidence) (time.Duration, bool) {
 	n := 0
 	for i := range e.facts {
 		f := &e.facts[i]
-		if !f.isMessage || f.cut || n == maxMessages {
+		if !f.isMessage || f.cut || !f.belongs(e.part) || n == maxMessages {
 			continue
 		}
 		n++
-		text := string(f.lowered())
+		text := string(f.unquoted())
 		eachAfter(text, inProse, func(rest string) {
 			wait, _, ok := cutDuration(skipFillers(rest))
 			all.add(wait, ok)

@@ -25,6 +25,10 @@ type Provider struct {
 	// client's account, or hold its credential.
 	Strip []string
 
+	// StripParams are query parameters of the client's to remove for the same
+	// reason, whatever case they are written in.
+	StripParams []string
+
 	// Rules are asked in order about a failure; the first that holds decides.
 	// What none of them decides benches nobody.
 	Rules []Rule
@@ -129,7 +133,7 @@ func (p *Provider) With(rules ...Rule) *Provider {
 	with := *p
 	with.user = slices.Clone(p.user)
 	for _, r := range rules {
-		r.Endpoint = EndpointAPI
+		r.Endpoint, r.own = EndpointAPI, true
 		if r.Name == "" {
 			r.Name = "fail"
 		}

@@ -24,6 +24,10 @@ type Rule struct {
 	// one that a 2xx reports in its body.
 	Status []int
 
+	// Within is true if the rule is about a failure that a 2xx reports in its
+	// body without a status, besides those of Status.
+	Within bool
+
 	// Header are conditions on the answer's headers.
 	Header []HeaderIs
 
@@ -31,9 +35,13 @@ type Rule struct {
 	// at the beginning or the end stands for anything.
 	Codes []string
 
-	// Words are texts in the error's message, in lower case: the case of ASCII
-	// letters does not matter. They are for errors that have no code of their
-	// own.
+	// Words are beginnings of the error's message, in lower case: the case of
+	// ASCII letters does not matter. A * stands for a few words, at the beginning
+	// for whatever precedes. They are for errors that have no code of their own.
+	//
+	// Upstreams quote their clients, so what a message quotes is left out first
+	// (see unquoted), codes and words must be of one and the same error, and a
+	// rule that benches must say at which statuses, and how the message begins.
 	Words []string
 
 	// Body are texts anywhere in the body, in lower case. They are for APIs
@@ -50,6 +58,10 @@ type Rule struct {
 	// say.
 	Wait time.Duration
 
+	// MinWait is the shortest wait that can be about this limit. What the answer
+	// says about a shorter one is about another limit.
+	MinWait time.Duration
+
 	// IgnoreWindows is true if the windows that the answer describes are of
 	// another limit than the one that was hit.
 	IgnoreWindows bool
@@ -64,7 +76,10 @@ type Rule struct {
 	// Also names, on the headers or on the body, and the key of ScopeModel.
 	headerIf func(http.Header) bool
 	bodyIf   func(*evidence) bool
-	key      func(http.Header) string
+	key      func(*evidence) string
+
+	// own is true for a rule of the user's.
+	own bool
 }
 
 // HeaderIs is a condition on one header of the answer.
@@ -91,7 +106,7 @@ func (c *HeaderIs) holds(h http.Header) bool {
 
 // head reports whether the conditions that need no body hold.
 func (r *Rule) head(status int, h http.Header) bool {
-	if len(r.Status) > 0 && !slices.Contains(r.Status, status) {
+	if (len(r.Status) > 0 || r.Within) && !slices.Contains(r.Status, status) && (!r.Within || status != failedWithin) {
 		return false
 	}
 	for i := range r.Header {
@@ -107,21 +122,58 @@ func (r *Rule) needsBody() bool {
 	return len(r.Codes) > 0 || len(r.Words) > 0 || len(r.Body) > 0 || r.bodyIf != nil
 }
 
-// body reports whether the conditions that need the body hold, and which of the
-// rule's codes did. Codes and words may also stand in a header.
-func (r *Rule) body(e *evidence) (code string, ok bool) {
-	if len(r.Codes) > 0 {
-		if code, ok = e.code(r.Codes); !ok {
-			return "", false
+// match is what the conditions on the body found.
+type match struct {
+	code string // which of the rule's codes
+
+	// part is the error that they hold about, of those that the answer reports;
+	// everyPart if it is the answer as a whole.
+	part int
+}
+
+// body reports whether the conditions that need the body hold, and about what.
+// Codes and words may also stand in a header.
+func (r *Rule) body(e *evidence) (m match, ok bool) {
+	if m, ok = r.error(e); !ok {
+		return m, false
+	}
+	if len(r.Body) > 0 {
+		text := e.lowered
+		if !r.own {
+			text = e.loweredUnquoted
+		}
+		if !containsAny(text(), r.Body) {
+			return m, false
 		}
 	}
-	if len(r.Words) > 0 && !e.says(r.Words) {
-		return "", false
+	return m, r.bodyIf == nil || r.bodyIf(e)
+}
+
+// error finds the error that has one of the codes and one of the words.
+func (r *Rule) error(e *evidence) (m match, ok bool) {
+	if len(r.Codes)+len(r.Words) == 0 {
+		return match{part: everyPart}, true
 	}
-	if len(r.Body) > 0 && !containsAny(e.lowered(), r.Body) {
-		return "", false
+	for part := range e.parts {
+		m = match{part: part}
+		if len(r.Codes) > 0 {
+			if m.code, ok = e.code(part, r.Codes); !ok {
+				continue
+			}
+		}
+		if len(r.Words) == 0 || e.says(part, r.Words) {
+			return m, true
+		}
 	}
-	return code, r.bodyIf == nil || r.bodyIf(e)
+	return match{}, false
+}
+
+// readsWaits reports whether the rule is about the error that the body tells of,
+// so that its message can say how long to wait. The status of a rate limit is
+// about nothing else; a rule by headers alone may hold while the request failed
+// for another reason.
+func (r *Rule) readsWaits(status int) bool {
+	return r.needsBody() || status == http.StatusTooManyRequests || r.own && status >= 400
 }
 
 // Conditions returns the rule's conditions in words, for people.
@@ -132,7 +184,12 @@ func (r *Rule) Conditions() string {
 		for i, s := range r.Status {
 			status[i] = strconv.Itoa(s)
 		}
+		if r.Within {
+			status = append(status, "within a 2xx")
+		}
 		all = append(all, "status "+strings.Join(status, " or "))
+	} else if r.Within {
+		all = append(all, "within a 2xx")
 	}
 	for _, h := range r.Header {
 		text := "header " + h.Name
@@ -147,7 +204,7 @@ func (r *Rule) Conditions() string {
 	for _, list := range []struct {
 		what   string
 		values []string
-	}{{"code", r.Codes}, {"message with", r.Words}, {"body with", r.Body}} {
+	}{{"code", r.Codes}, {"message", phrases(r.Words)}, {"body with", r.Body}} {
 		if len(list.values) > 0 {
 			all = append(all, list.what+" "+strings.Join(list.values, " or "))
 		}
@@ -156,6 +213,15 @@ func (r *Rule) Conditions() string {
 		all = append(all, r.Also)
 	}
 	return strings.Join(all, "; ")
+}
+
+// phrases writes words for people.
+func phrases(words []string) []string {
+	all := make([]string, len(words))
+	for i, word := range words {
+		all[i] = strings.ReplaceAll(word, "*", "…") + "…"
+	}
+	return all
 }
 
 // scopeOf returns what a meaning reaches as a rule.

@@ -16,6 +16,7 @@ const (
 var slack = Provider{
 	Name:        "slack",
 	Inject:      []Injection{bearer("", "docs.slack.dev/authentication")},
+	StripParams: []string{"token"},
 	SmallBodies: func(http.Header) bool { return true },
 	Rules: []Rule{
 		{

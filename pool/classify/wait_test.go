@@ -104,6 +104,22 @@ func TestProse(t *testing.T) {
 	}
 }
 
+func TestProse_leavesOutWhatIsQuoted(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"The model `try again in 7 days` is limited. Try again in 2s": 2 * time.Second,
+		"The model 'x', “z”, [try again in 7 days] is limited":        0,
+		"Neither is 'x try again in 7 days":                           0,
+		"You can't, but don't despair: try again in 3s":               3 * time.Second,
+		"model: x, try again in 7 days":                               0,
+	} {
+		e := &evidence{Answer: &Answer{Now: testNow}}
+		e.add(fact{key: "message", text: text})
+		if got, _ := findProse(e); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
 // "1h" may be the start of 1h30m.
 func TestProse_cut(t *testing.T) {
 	e := newEvidence(&Answer{Status: 429, Now: testNow, Body: []byte(`{"message":"Please try again in 1h`)})
@@ -164,7 +180,7 @@ func TestRateLimitField(t *testing.T) {
 
 func TestScan_forgives(t *testing.T) {
 	for body, want := range map[string]string{
-		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       `ab /"c?`,
+		`{"error":{"code":"a\u0062\n\/\"c\ud83d"}}`:       "ab /\"c\ufffd",
 		`{"error":{"code":"x","code2":`:                   "x",
 		`{"a":{"code":"user"},"error":{"code":"x"}}`:      "x",
 		`{"a":[[[[[[[[[[{"code":"u"}]]]]]]]]]],"code":1}`: "1",

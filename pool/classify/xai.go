@@ -21,7 +21,8 @@ var xai = Provider{
 		blockedAddress,
 		{
 			Name:    "usage-exhausted",
-			Codes:   []string{"*-exhausted", "subscription:*"},
+			Status:  []int{http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests},
+			Codes:   []string{"*-exhausted", "subscription:*", "*:spending-limit"},
 			Meaning: pool.QuotaExhausted,
 			Source:  xaiSeen,
 		},
@@ -29,8 +30,9 @@ var xai = Provider{
 			Name:   "credits",
 			Status: []int{http.StatusPaymentRequired, http.StatusForbidden, http.StatusTooManyRequests},
 			Words: []string{
-				"used all available credits", "spending limit", "out of credits", "have any credits", "included free usage",
-				"purchase more credits", "need a grok subscription",
+				"your team has either used all available credits", "your team * has either used all available credits",
+				"your newly created team doesn't have any credits", "your team doesn't have any credits", "your team does not have any credits",
+				"you have run out of credits", "you need a grok subscription", "you've used all the included free usage",
 			},
 			Meaning: pool.QuotaExhausted,
 			Source:  xaiSeen + ", with 403 and with 429",
@@ -51,8 +53,9 @@ var xai = Provider{
 			Name:   "key",
 			Status: []int{http.StatusBadRequest, http.StatusForbidden},
 			Words: []string{
-				"incorrect api key", "invalid api key", "api key is invalid", "no api key", "api key is currently blocked",
-				"api key is blocked", "api key is disabled", "api key has been", "team is blocked", "team is currently blocked",
+				"incorrect api key", "invalid api key", "no api key", "the api key is ", "the api key has been ", "your api key is ",
+				"your api key has been ", "api key is currently blocked", "your team is blocked", "your team is currently blocked",
+				"the team is blocked", "the team is currently blocked", "your team * is blocked", "your team * is currently blocked",
 			},
 			Meaning: pool.AuthFailed,
 			Source:  xaiErrors + ": 400 for a wrong key, 403 for one that is blocked",
@@ -60,7 +63,7 @@ var xai = Provider{
 		unauthorized,
 		{
 			Name:    "busy",
-			Words:   []string{"at capacity", "currently overloaded", "service is currently unavailable", "temporarily unavailable"},
+			Words:   []string{"*at capacity", "*currently overloaded", "*service is currently unavailable", "*temporarily unavailable"},
 			Meaning: pool.Overloaded,
 			Source:  xaiSeen,
 		},
