@@ -161,8 +161,8 @@ func (sp *servedPool) outgoingURL(u *url.URL, a *armed, phantoms map[string]clie
 	return &c
 }
 
-// cleanQuery removes parameters that are the pool's own, and phantoms. What is
-// left is as it was.
+// cleanQuery removes parameters that are the pool's own, those in which the
+// provider takes a credential, and phantoms. What is left is as it was.
 func (sp *servedPool) cleanQuery(query string, phantoms map[string]client) string {
 	if query == "" || len(phantoms)+len(sp.params) == 0 {
 		return query
@@ -170,7 +170,9 @@ func (sp *servedPool) cleanQuery(query string, phantoms map[string]client) strin
 	var kept []string
 	for pair := range strings.SplitSeq(query, "&") {
 		name, value, _ := strings.Cut(pair, "=")
-		if !slices.Contains(sp.params, unescaped(name)) && !isPhantom(unescaped(value), phantoms) {
+		name = unescaped(name)
+		own := slices.ContainsFunc(sp.params, func(param string) bool { return strings.EqualFold(param, name) })
+		if !own && !isPhantom(unescaped(value), phantoms) {
 			kept = append(kept, pair)
 		}
 	}

@@ -193,7 +193,7 @@ var credentialKinds = []string{vault.KindStatic, vault.KindOAuth}
 // compilePlaces sets where credentials go: the places given, or the provider's.
 func (sp *servedPool) compilePlaces(given []Injection) error {
 	sp.places = make(map[string][]injection)
-	sp.strip = slices.Clone(sp.provider.Strip)
+	sp.strip, sp.params = slices.Clone(sp.provider.Strip), slices.Clone(sp.provider.StripParams)
 	for _, in := range sp.provider.Inject { // also where inject replaces them
 		sp.strip = append(sp.strip, in.Name)
 	}

@@ -99,6 +99,15 @@ func TestInject_replacesTheProvidersPlacesButNotItsCare(t *testing.T) {
 	}
 }
 
+func TestProviders_theClientsOwnParametersGoOut(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "provider gemini\ninject header Authorization \"Bearer {credential}\"", directive())
+	d.do(http.MethodGet, "/v1beta/models?Key=own&alt=sse&access_token=own", "")
+	if got := u.seen()[0].query; got != "alt=sse" {
+		t.Errorf("the upstream got %q", got)
+	}
+}
+
 func TestInject_aQueryParameter(t *testing.T) {
 	u := newUpstream(t)
 	t.Setenv("TEST_CREDENTIAL_A", "key/with+odd=signs&more")

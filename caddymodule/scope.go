@@ -1,8 +1,6 @@
 package caddymodule
 
 import (
-	"bytes"
-	"encoding/json"
 	"io"
 	"mime"
 	"net/http"
@@ -12,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
+	"github.com/credentialpool/caddy-credential-pool/pool/classify"
 )
 
 // Some limits are of one model, or of one part of an API. What a request asks
@@ -91,40 +90,6 @@ func modelInPath(path string) string {
 // modelInBody returns the top-level "model" of a JSON body, of which the end may
 // be missing; empty if there is none.
 func modelInBody(body []byte) string {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	depth, key, isKey := 0, "", false
-	for {
-		token, err := dec.Token()
-		if err != nil {
-			return ""
-		}
-		switch token := token.(type) {
-		case json.Delim:
-			switch token {
-			case '{', '[':
-				if depth++; depth == 1 && token == '[' {
-					return ""
-				}
-			default:
-				depth--
-			}
-			isKey = depth == 1
-			if depth == 0 {
-				return ""
-			}
-			continue
-		case string:
-			if depth == 1 && isKey {
-				key, isKey = token, false
-				continue
-			}
-			if depth == 1 && key == "model" {
-				return token
-			}
-		}
-		if depth == 0 {
-			return ""
-		}
-		isKey = depth == 1
-	}
+	name, _ := classify.Model(body)
+	return name
 }

@@ -26,51 +26,6 @@ func TestModel_inThePath(t *testing.T) {
 	}
 }
 
-func TestModel_inTheBody(t *testing.T) {
-	for body, want := range map[string]string{
-		``: "", `x`: "", `null`: "", `"model"`: "", `["model","a"]`: "", `{}`: "", `{"model":1}`: "", `{"model":null}`: "",
-		`{"model":"gpt-4o"}`: "gpt-4o",
-		`{"max_tokens":1,"messages":[{"role":"user","content":"{\"model\":\"no\"}","model":"no"}],"tools":{"model":"no"},"model":"claude-x","z":1}`: "claude-x",
-		`{"a":"model","b":"x","model":"y"}`: "y",
-		`{"model":"gpt-4o","messages":[`:    "gpt-4o",
-		`{"messages":["`:                    "",
-		`{"model":"gpt-4`:                   "",
-		`{"model":{"model":"no"}}`:          "",
-		`{"model":[],"model":"b"}`:          "b",
-	} {
-		if got := modelInBody([]byte(body)); got != want {
-			t.Errorf("%s: %q, want %q", body, got, want)
-		}
-	}
-}
-
-func FuzzModelInBody(f *testing.F) {
-	f.Add(`{"a":[{"model":"no"}],"model":"yes"}`)
-	f.Add(strings.Repeat("[", 1000))
-	f.Fuzz(func(t *testing.T, body string) {
-		got := modelInBody([]byte(body))
-		var whole map[string]json.RawMessage
-		if json.Unmarshal([]byte(body), &whole) != nil {
-			return
-		}
-		seen := 0
-		dec := json.NewDecoder(strings.NewReader(body))
-		for {
-			token, err := dec.Token()
-			if err != nil {
-				break
-			}
-			if token == "model" {
-				seen++
-			}
-		}
-		var want string
-		if seen == 1 && json.Unmarshal(whole["model"], &want) == nil && got != want {
-			t.Errorf("%s: %q, want %q", body, got, want)
-		}
-	})
-}
-
 // ask makes a request for a model, in the body as an SDK does it.
 func (d *door) ask(t *testing.T, model string) {
 	t.Helper()
