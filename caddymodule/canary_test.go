@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ type site struct {
 	admin string
 	pool  string
 	log   string
-	seen  strings.Builder // all that clients and the operator got
+	seen  transcript // all that clients and the operator got
 }
 
 func openSite(t *testing.T, u *upstream, level string) *site {
@@ -93,6 +94,24 @@ func (s *site) operate(method, path, body string) (int, string) {
 		s.t.Fatal(err)
 	}
 	return s.take(req)
+}
+
+// transcript is written by many at once.
+type transcript struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (t *transcript) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.Write(p)
+}
+
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
 }
 
 func (s *site) take(req *http.Request) (int, string) {

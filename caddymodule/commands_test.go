@@ -25,9 +25,9 @@ func (s *site) command(stdin string, args ...string) (string, error) {
 	root.SetIn(strings.NewReader(stdin))
 	root.SetArgs(append(args, "--address", s.admin))
 	err := root.ExecuteContext(s.t.Context())
-	s.seen.WriteString(out.String())
+	_, _ = io.WriteString(&s.seen, out.String())
 	if err != nil {
-		s.seen.WriteString(err.Error())
+		_, _ = io.WriteString(&s.seen, err.Error())
 	}
 	return out.String(), err
 }

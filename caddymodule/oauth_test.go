@@ -121,8 +121,6 @@ func (s *loginSite) post(body io.Reader) (int, string) {
 	}
 	defer res.Body.Close()
 	b, _ := io.ReadAll(res.Body)
-	s.api.mu.Lock()
-	defer s.api.mu.Unlock()
 	fmt.Fprintln(&s.seen, res.StatusCode, res.Header, string(b))
 	return res.StatusCode, string(b)
 }
