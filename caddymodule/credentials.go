@@ -49,6 +49,7 @@ func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	seen := &sp.seen[position]
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
+	now := time.Now()
 	stamp, err := a.vault.Stamp(ctx, name)
 	if err == nil && stamp == seen.stamp {
 		seen.trouble = ""
@@ -61,7 +62,9 @@ func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 	meaning := "a member has no usable credential and is left out until it is put"
 	switch {
 	case err == nil:
-		seen.stamp = stamp
+		if seen.stamp = stamp; !stamp.Settled(now) {
+			seen.stamp = vault.Stamp{} // so that it is read once more
+		}
 		err = sp.take(position, c)
 	case sp.armed[position].Load() != nil && !aboutRecord(err):
 		meaning = "a member's credential can't be looked at; the one in memory goes on serving"

@@ -226,6 +226,15 @@ type Stamp struct {
 	size     int64
 }
 
+// Settled reports whether a change after now gives another stamp. Clocks of
+// storages have ticks, within which several processes can write.
+func (s Stamp) Settled(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.modified)).Abs() > settleTime
+}
+
+// settleTime is longer than a tick.
+const settleTime = time.Second
+
 // Stamp looks at the record of that name ("<pool>/<member>") without reading it,
 // to see cheaply whether anyone changed it. The error wraps ErrInvalid or
 // ErrNotFound, or is the storage's.

@@ -575,6 +575,16 @@ func TestVault_aPartOfTheListIsNotTheWhole(t *testing.T) {
 	wantError(t, "always interrupted", err, fs.ErrNotExist)
 }
 
+func TestStamp_isSettledOnceTheTickIsOver(t *testing.T) {
+	at := time.Unix(1000, 0)
+	s := Stamp{modified: at.UnixNano(), size: 1}
+	for age, want := range map[time.Duration]bool{0: false, 10 * time.Millisecond: false, -10 * time.Millisecond: false, 2 * time.Second: true, -time.Hour: true} {
+		if got := s.Settled(at.Add(age)); got != want {
+			t.Errorf("after %s: %v", age, got)
+		}
+	}
+}
+
 func TestVault_stampTellsOfChanges(t *testing.T) {
 	dir := t.TempDir()
 	v, other := newVault(t, &certmagic.FileStorage{Path: dir}), newVault(t, &certmagic.FileStorage{Path: dir})
