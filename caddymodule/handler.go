@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -330,9 +329,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 	}
 	now := time.Now()
 	if h.refuses(h.pool.Check(now, "")) {
-		status, header, e := h.pool.refusal(now, "")
-		maps.Copy(w.Header(), header)
-		writeError(w, r, status, e)
+		h.pool.writeRefusal(w, r, now, "")
 		return true
 	}
 	return false
@@ -392,22 +389,21 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 		return caddyhttp.Error(http.StatusServiceUnavailable, err)
 	}
 	if a == nil {
-		status, header, e := h.pool.refusal(now, x.key)
-		maps.Copy(w.Header(), header)
-		writeError(w, r, status, e)
+		h.pool.writeRefusal(w, r, now, x.key)
 		return nil
 	}
 	out := new(http.Request)
 	*out = *r
 	header := r.Header.Clone()
 	cutConnection(header)
-	out.Header = h.pool.outgoingHeader(header, a, h.tokens())
+	phantoms := h.tokens()
+	out.Header = h.pool.outgoingHeader(header, a, phantoms)
 	for _, v := range a.headers {
 		// What follows may change a value in its place, which is the pool's.
 		out.Header[v.name] = slices.Clone(out.Header[v.name])
 	}
-	out.URL = h.pool.outgoingURL(r.URL, a, h.tokens())
-	h.pool.cleanTrailer(out, h.tokens())
+	out.URL = h.pool.outgoingURL(r.URL, a, phantoms)
+	h.pool.cleanTrailer(out, phantoms)
 	x.armed = a
 	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease}
 	// Also when the next handler panics, as reverse_proxy does when a body is cut.

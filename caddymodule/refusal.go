@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -63,6 +64,13 @@ func (sp *servedPool) refusal(now time.Time, key string) (status int, h http.Hea
 		h.Set("Retry-After", waitSeconds(out.Until.Sub(now)))
 	}
 	return status, h, e
+}
+
+// writeRefusal answers for an exhausted pool.
+func (sp *servedPool) writeRefusal(w http.ResponseWriter, r *http.Request, now time.Time, key string) {
+	status, header, e := sp.refusal(now, key)
+	maps.Copy(w.Header(), header)
+	writeError(w, r, status, e)
 }
 
 // localError is the JSON of an answer that is ours and not the upstream's.
