@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -68,8 +67,9 @@ const (
 // given up after 12 attempts, or when the receiver answers 410 (Gone). Every
 // attempt has the same webhook-id, which is the notice's id, and a
 // webhook-timestamp of its own. Notices are delivered in order, and up to 1,000
-// wait; beyond that the oldest are dropped. When Caddy stops or loads another
-// configuration, what waits is tried once more, for 5 seconds altogether.
+// wait; beyond that the oldest are dropped. If Caddy loads another configuration
+// with the same webhook, that one goes on with what waits. If not, or when Caddy
+// stops, it is tried once more, for 5 seconds altogether.
 //
 // The URL is treated as a secret: logs name a webhook by the first 8 digits of
 // the SHA-256 of its URL.
@@ -90,10 +90,12 @@ type Webhook struct {
 	client    *http.Client
 	logger    *zap.Logger
 
-	queue      chan Notice
-	overflowed atomic.Int64 // notices dropped since the last delivery
+	key     [sha256.Size]byte // of the mailbox
+	mailbox *mailbox
 
 	// stopping ends the waits between attempts, sending the attempts themselves.
+	// replaced, of which stopping tells, is true if another webhook goes on.
+	replaced                 bool
 	stopping, sending        context.Context
 	stopWaiting, stopSending context.CancelFunc
 	done                     chan struct{}
@@ -117,14 +119,24 @@ func (w *Webhook) Provision(ctx caddy.Context) error {
 	}
 	sum := sha256.Sum256([]byte(w.target))
 	w.logger = ctx.Logger().With(zap.String("webhook", hex.EncodeToString(sum[:4])))
-	w.queue = make(chan Notice, webhookQueue)
 	w.client = &http.Client{
 		// A connection pool of its own, so that Stop can close it.
 		Transport: http.DefaultTransport.(*http.Transport).Clone(),
 		// A redirect could take a notice to a place that the operator did not name.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return nil
+	var err error
+	w.mailbox, err = openMailbox(w.key)
+	return err
+}
+
+// Cleanup gives back what Provision has taken.
+func (w *Webhook) Cleanup() error {
+	if w.mailbox == nil {
+		return nil
+	}
+	_, err := mailboxes.Delete(w.key)
+	return err
 }
 
 // expandURL checks the URL. Its errors never hold it.
@@ -160,12 +172,14 @@ func (w *Webhook) expandSecrets() error {
 	if len(w.Secrets) == 0 {
 		return errors.New("at least one is required, " + webhookKeyForm)
 	}
+	secrets := make([]string, len(w.Secrets))
 	w.signers = make([]*standardwebhooks.Webhook, len(w.Secrets))
 	for i, raw := range w.Secrets {
 		secret, err := expandSecret(raw)
 		if err != nil {
 			return fmt.Errorf("number %d: %w", i+1, err)
 		}
+		secrets[i] = secret
 		encoded, prefixed := strings.CutPrefix(secret, "whsec_")
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		if !prefixed || err != nil || len(key) < webhookMinSecret || len(key) > webhookMaxSecret {
@@ -175,11 +189,13 @@ func (w *Webhook) expandSecrets() error {
 			return fmt.Errorf("number %d: %w", i+1, err)
 		}
 	}
+	w.key = mailboxKey(w.target, secrets)
 	return nil
 }
 
-// Start begins to deliver.
+// Start begins to deliver, as soon as no webhook of an earlier config does.
 func (w *Webhook) Start() {
+	w.mailbox.webhooks.Add(1)
 	w.stopping, w.stopWaiting = context.WithCancel(context.Background())
 	w.sending, w.stopSending = context.WithCancel(context.Background())
 	w.done = make(chan struct{})
@@ -188,65 +204,67 @@ func (w *Webhook) Start() {
 
 // Notify queues a notice.
 func (w *Webhook) Notify(n Notice) {
-	pushOut(w.queue, n, func(old Notice) {
+	pushOut(w.mailbox.queue, n, func(old Notice) {
 		counters.notice(old.Kind, outcomeDropped)
-		if w.overflowed.Add(1) == 1 {
+		if w.mailbox.overflowed.Add(1) == 1 {
 			w.logger.Warn("webhook queue is full; dropping the oldest notices until one is delivered",
 				zap.Int("queued", webhookQueue))
 		}
 	})
 }
 
-// Stop tries what is queued once more, until the context ends, and drops the
+// Stop leaves what is queued to the webhook that takes the place of this one. If
+// there is none, it tries it once more, until the context ends, and drops the
 // rest.
 func (w *Webhook) Stop(ctx context.Context) {
+	w.replaced = w.mailbox.webhooks.Add(-1) > 0
 	w.stopWaiting()
+	if w.replaced {
+		return // an attempt under way comes to its end by itself
+	}
 	select {
 	case <-w.done:
 	case <-ctx.Done():
 	}
 	w.stopSending()
 	<-w.done
-	w.client.CloseIdleConnections()
 }
 
 // run delivers what is queued, one after the other, until Stop.
 func (w *Webhook) run() {
 	defer close(w.done)
+	defer w.client.CloseIdleConnections()
+	if !w.mailbox.take(w.stopping) && (w.handsOver() || !w.mailbox.take(w.sending)) {
+		return
+	}
+	defer w.mailbox.release()
 	dropped := 0
-	for {
-		n, ok := w.next()
+	for !w.handsOver() {
+		n, ok := w.mailbox.next(w.stopping)
 		if !ok {
 			break
 		}
-		if !w.deliver(n) {
-			dropped++
+		if w.deliver(n) {
+			continue
 		}
+		if w.handsOver() {
+			w.mailbox.returned = &n
+			return
+		}
+		counters.notice(n.Kind, outcomeDropped)
+		dropped++
 	}
 	if dropped > 0 {
 		w.logger.Error("webhook stopped before every notice was delivered", zap.Int("dropped", dropped))
 	}
 }
 
-// next waits for a notice. It reports whether there is one: after Stop, only
-// what is already queued counts.
-func (w *Webhook) next() (Notice, bool) {
-	select {
-	case n := <-w.queue:
-		return n, true
-	case <-w.stopping.Done():
-	}
-	select {
-	case n := <-w.queue:
-		return n, true
-	default:
-		return Notice{}, false
-	}
-}
+// handsOver reports whether the webhook was stopped and another one goes on.
+func (w *Webhook) handsOver() bool { return w.stopping.Err() != nil && w.replaced }
 
 // deliver sends a notice until the receiver takes it or it is given up. It
 // reports whether it came to that: Stop cuts the waits between attempts short,
-// and one last attempt is made.
+// and one last attempt is made, unless another webhook goes on.
 func (w *Webhook) deliver(n Notice) bool {
 	logger := w.logger.With(zap.String("notice", n.ID), zap.String("kind", string(n.Kind)))
 	body, err := json.Marshal(n)
@@ -276,7 +294,7 @@ func (w *Webhook) deliver(n Notice) bool {
 			logger.Warn("webhook delivery failed and will be repeated",
 				zap.Error(err), zap.Int("attempt", attempts), zap.Duration("wait", wait))
 		}))
-	if waiting && w.stopping.Err() != nil {
+	if waiting && w.stopping.Err() != nil && !w.replaced {
 		_, err = attempt()
 	}
 
@@ -286,7 +304,6 @@ func (w *Webhook) deliver(n Notice) bool {
 		logger.Debug("webhook delivered", zap.Int("attempts", attempts))
 		w.caughtUp()
 	case w.stopping.Err() != nil:
-		counters.notice(n.Kind, outcomeDropped)
 		return false
 	default:
 		counters.notice(n.Kind, outcomeFailed)
@@ -297,7 +314,7 @@ func (w *Webhook) deliver(n Notice) bool {
 
 // caughtUp ends an episode of a full queue.
 func (w *Webhook) caughtUp() {
-	if n := w.overflowed.Swap(0); n > 0 {
+	if n := w.mailbox.overflowed.Swap(0); n > 0 {
 		w.logger.Warn("webhook delivers again; notices were dropped meanwhile", zap.Int64("dropped", n))
 	}
 }

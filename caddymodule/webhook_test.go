@@ -54,6 +54,7 @@ func newTestWebhook(t *testing.T, target string, secrets ...string) (*Webhook, *
 	if err := w.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = w.Cleanup() })
 	core, logs := observer.New(zapcore.DebugLevel)
 	w.logger = zap.New(core)
 	return w, logs
@@ -348,7 +349,7 @@ func TestWebhook_hangingReceiverFillsABoundedQueue(t *testing.T) {
 func TestWebhook_hangingReceiverDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
-		good, _ := newTestWebhook(t, testTarget, webhookSecretOf(1, 32))
+		good, _ := newTestWebhook(t, testTarget+"/other", webhookSecretOf(1, 32))
 		bad.client.Transport = hangingReceiver()
 		r := alwaysAnswer(200)
 		good.client.Transport = r
@@ -393,6 +394,94 @@ func TestWebhook_stopDropsWhatCannotBeSentAndSaysHowMany(t *testing.T) {
 		if len(lines) != 1 || lines[0].ContextMap()["dropped"] != int64(10) || dropped() != 10 {
 			t.Errorf("%v drops counted; logged %v", dropped(), lines)
 		}
+	})
+}
+
+func TestWebhook_theNextConfigGoesOnWithWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := webhookSecretOf(1, 32)
+		before, logs := newTestWebhook(t, testTarget, secret)
+		before.client.Transport = alwaysAnswer(503)
+		dropped := outcomes(outcomeDropped)
+		before.Start()
+		for _, name := range []string{"a", "b"} {
+			before.Notify(noticeOf(name))
+		}
+		synctest.Wait() // a waits for its second attempt
+
+		after, _ := newTestWebhook(t, testTarget, secret)
+		r := alwaysAnswer(200)
+		after.client.Transport = r
+		after.Start()
+		after.Notify(noticeOf("c"))
+		synctest.Wait()
+		if got := r.pools(t); len(got) != 0 {
+			t.Errorf("%q went out while the webhook before was in charge", got)
+		}
+		begin := time.Now()
+		before.Stop(t.Context())
+		synctest.Wait()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it took %s", took)
+		}
+		if got := r.pools(t); !slices.Equal(got, []string{"a", "b", "c"}) {
+			t.Errorf("the receiver got %q", got)
+		}
+		after.Stop(t.Context())
+		if dropped() != 0 || logs.FilterLevelExact(zapcore.ErrorLevel).Len() != 0 {
+			t.Errorf("%v dropped; logged %v", dropped(), logs.All())
+		}
+	})
+}
+
+func TestWebhook_aConfigChangeWaitsForNoHangingReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := webhookSecretOf(1, 32)
+		before, _ := newTestWebhook(t, testTarget, secret)
+		before.client.Transport = hangingReceiver()
+		before.Start()
+		before.Notify(noticeOf("a"))
+		before.Notify(noticeOf("b"))
+		synctest.Wait()
+		after, _ := newTestWebhook(t, testTarget, secret)
+		r := alwaysAnswer(200)
+		after.client.Transport = r
+		after.Start()
+		begin := time.Now()
+		before.Stop(t.Context())
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("Stop took %s", took)
+		}
+		time.Sleep(webhookTimeout)
+		synctest.Wait()
+		if got := r.pools(t); !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("the receiver got %q", got)
+		}
+		after.Stop(t.Context())
+	})
+}
+
+// A config that fails to start is stopped while the one before goes on.
+func TestWebhook_aConfigThatFailsToStartLeavesTheQueueAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := webhookSecretOf(1, 32)
+		running, _ := newTestWebhook(t, testTarget, secret)
+		r := alwaysAnswer(200)
+		running.client.Transport = r
+		running.Start()
+		failed, _ := newTestWebhook(t, testTarget, secret)
+		failed.client.Transport = alwaysAnswer(503)
+		failed.Start()
+		failed.Stop(t.Context())
+		if err := failed.Cleanup(); err != nil {
+			t.Fatal(err)
+		}
+		running.Notify(noticeOf("a"))
+		synctest.Wait()
+		if got := r.pools(t); !slices.Equal(got, []string{"a"}) {
+			t.Errorf("the receiver got %q", got)
+		}
+		running.Stop(t.Context())
 	})
 }
 
