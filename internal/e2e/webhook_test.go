@@ -206,3 +206,31 @@ func TestWebhook_whatIsQueuedIsSentAtShutdown(t *testing.T) {
 		t.Errorf("%d notices were delivered", n)
 	}
 }
+
+func TestWebhook_whatIsQueuedOutlivesAReload(t *testing.T) {
+	t.Parallel()
+	c := newCaddy(t, "work", "home")
+	r, _ := c.receiver(t)
+	r.answers(status(503, "Retry-After", "600"))
+	cfg := config{app: "notify webhook {env.HOOK} {\nsecret {env.HOOK_SECRET}\n}"}
+	c.start(cfg)
+	c.want(200, http.MethodPost, "/credential_pool/pools/api/members/work/park", `{"for":"1h"}`, nil)
+	c.want(200, http.MethodPost, "/credential_pool/pools/api/members/work/recover", "", nil)
+	eventually(t, "the first attempt", func() bool { return len(r.deliveries()) == 1 })
+	r.answers(status(200))
+	cfg.app += "\nnotice_window 31s"
+	began := time.Now()
+	if err := c.load(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("the reload took %s", took)
+	}
+	eventually(t, "both are delivered", func() bool { return c.total("notices_total", `outcome="delivered"`) == 2 })
+	equal(t, "dropped", c.total("notices_total", `outcome="dropped"`), 0)
+	kinds := []string{}
+	for _, d := range r.deliveries() {
+		kinds = append(kinds, d.notice.Kind)
+	}
+	equal(t, "attempts", kinds, "[parked parked member_recovered]")
+}
