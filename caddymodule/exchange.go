@@ -143,7 +143,7 @@ func (x *exchange) first(ctx context.Context, now time.Time) (pool.Lease, *armed
 			return pool.Lease{}, nil, nil
 		}
 		lease, err := x.pool.Acquire(now, x.key)
-		if err != nil || x.hasTried(lease) {
+		if err != nil || lease.Among(x.tried) {
 			return pool.Lease{}, nil, nil
 		}
 		if a := x.pool.arms(ctx, now, lease); a != nil {
@@ -166,14 +166,6 @@ func (x *exchange) renew(ctx context.Context, lease pool.Lease, status int, v po
 		return nil
 	}
 	return a
-}
-
-// hasTried reports whether the member that the lease is for has refused the
-// request.
-func (x *exchange) hasTried(lease pool.Lease) bool {
-	return slices.ContainsFunc(x.tried, func(l pool.Lease) bool {
-		return l.Member() == lease.Member() && l.Identity() == lease.Identity()
-	})
 }
 
 // again returns a lease and the request's body for a further attempt, if there

@@ -53,7 +53,7 @@ type Handler struct {
 	// Who may use the pool. Either this or `allow_any_client` is required.
 	Clients []Client `json:"clients,omitempty"`
 
-	// Let any client in. For networks that are closed already.
+	// Let any client in. For networks that are closed already. Default: false.
 	AllowAnyClient bool `json:"allow_any_client,omitempty"`
 
 	// How many further members a refused request is tried with. Default: 3.

@@ -1,15 +1,12 @@
 package pool
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // current returns the member to serve a request with that key with: the active
 // one, else the next; -1 if nobody is ready or parked and not in tried.
 func (p *Pool) current(now time.Time, key string, tried []Lease) int {
 	active := p.index(p.state.active)
-	if p.usable(active, now, key) && !p.among(active, tried) {
+	if p.usable(active, now, key) && !p.credential(active).among(tried) {
 		return active
 	}
 	return p.next(active, now, key, tried)
@@ -22,7 +19,7 @@ func (p *Pool) next(i int, now time.Time, key string, tried []Lease) int {
 	parked, soonest := -1, time.Time{}
 	for k := 1; k <= len(p.members); k++ {
 		j := (i + k) % len(p.members)
-		if !p.usable(j, now, key) || p.among(j, tried) {
+		if !p.usable(j, now, key) || p.credential(j).among(tried) {
 			continue
 		}
 		r := p.state.look(p.credential(j))
@@ -46,12 +43,6 @@ func (p *Pool) usable(i int, now time.Time, key string) bool {
 // with that key; nil if none does.
 func (p *Pool) holding(i int, now time.Time, key string) *bench {
 	return p.state.records[p.credential(i)].holding(key, now)
-}
-
-func (p *Pool) among(i int, leases []Lease) bool {
-	return slices.ContainsFunc(leases, func(l Lease) bool {
-		return l.seat.member == p.members[i].name && l.seat.identity == p.members[i].identity
-	})
 }
 
 // leastBad returns the cooling member for the one attempt that is made when

@@ -23,6 +23,12 @@ func (l Lease) Identity() string { return l.seat.identity }
 // request's key. It is false for the least bad of an exhausted pool.
 func (l Lease) Usable() bool { return l.seat.usable }
 
+// Among reports whether one of the leases is for the same member with the same
+// credential.
+func (l Lease) Among(leases []Lease) bool {
+	return credential{l.seat.member, l.seat.identity}.among(leases)
+}
+
 // For returns the lease with the scope key of the request, for a caller that has
 // learned it only since.
 func (l Lease) For(key string) Lease {

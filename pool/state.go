@@ -2,6 +2,7 @@ package pool
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,13 @@ type State struct {
 // credential names one credential in one member's seat. A member whose secret
 // was replaced is another credential, with a clean record.
 type credential struct{ member, identity string }
+
+// among reports whether one of the leases is for the credential.
+func (c credential) among(leases []Lease) bool {
+	return slices.ContainsFunc(leases, func(l Lease) bool {
+		return l.seat.member == c.member && l.seat.identity == c.identity
+	})
+}
 
 // NewState makes the empty state of the pool of that name. tell is given each
 // event in order. It is called with the state locked, so it must not block and
