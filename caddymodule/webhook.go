@@ -294,7 +294,7 @@ func (w *Webhook) deliver(n Notice) bool {
 			logger.Warn("webhook delivery failed and will be repeated",
 				zap.Error(err), zap.Int("attempt", attempts), zap.Duration("wait", wait))
 		}))
-	if waiting && w.stopping.Err() != nil && !w.replaced {
+	if waiting && w.stopping.Err() != nil && !w.handsOver() {
 		_, err = attempt()
 	}
 
@@ -424,6 +424,7 @@ func (w *Webhook) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Interface guards
 var (
 	_ caddy.Provisioner     = (*Webhook)(nil)
+	_ caddy.CleanerUpper    = (*Webhook)(nil)
 	_ caddyfile.Unmarshaler = (*Webhook)(nil)
 	_ Notifier              = (*Webhook)(nil)
 )
