@@ -5,12 +5,25 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
 func adapt(text string) (string, error) {
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
 	return string(config), err
+}
+
+// load makes the Caddyfile the running config.
+func load(t *testing.T, text string) {
+	t.Helper()
+	config, err := adapt(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load([]byte(config), true); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestCaddyfile_meansThisJSON(t *testing.T) {

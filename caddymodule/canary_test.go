@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
 // A canary is a secret that is looked for wherever it must not be.
@@ -75,13 +74,7 @@ http://%s {
 	}
 }
 `, s.admin, filepath.Join(dir, "storage"), s.log, level, s.pool, s.door, s.pool, strings.TrimPrefix(u.URL, "http://"), phantom)
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err != nil {
-		t.Fatal(err)
-	}
+	load(t, text)
 	t.Cleanup(func() { _ = caddy.Stop() })
 	return s
 }

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
@@ -147,13 +146,7 @@ func (d *door) load(poolWords, directive string, u *upstream, storage string) {
 }
 `, d.admin, storage, d.pool, poolWords, d.url,
 		strings.NewReplacer("UPSTREAM", strings.TrimPrefix(u.URL, "http://"), "POOL", d.pool).Replace(directive))
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err != nil {
-		d.t.Fatal(err)
-	}
+	load(d.t, text)
 }
 
 func freeAddress(t *testing.T) string {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
 // loginSite is a Caddy whose members a and b have logins at a token server, in
@@ -76,13 +75,7 @@ http://%s {
 }
 `, s.admin, filepath.Join(dir, "storage"), s.log, s.pool, s.door,
 		strings.NewReplacer("UPSTREAM", strings.TrimPrefix(api.URL, "http://"), "POOL", s.pool).Replace(directive))
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := caddy.Load(config, true); err != nil {
-		t.Fatal(err)
-	}
+	load(t, text)
 	t.Cleanup(func() { _ = caddy.Stop() })
 	return s
 }
@@ -130,6 +123,23 @@ func (s *loginSite) post(body io.Reader) (int, string) {
 	return res.StatusCode, string(b)
 }
 
+// postAtOnce wants n requests to be served at the price of one grant.
+func (s *loginSite) postAtOnce(n int) {
+	s.t.Helper()
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			if code, body := s.post(strings.NewReader("hello")); code != 200 || body != "ok hello" {
+				s.t.Errorf("%d %s", code, body)
+			}
+		})
+	}
+	wg.Wait()
+	if grants, reuses := s.server.granted(); grants != 1 || reuses != 0 {
+		s.t.Errorf("%d grants, %d reuses", grants, reuses)
+	}
+}
+
 func (s *loginSite) want(code int) {
 	s.t.Helper()
 	if got, body := s.post(strings.NewReader("hello")); got != code || (code == 200 && body != "ok hello") {
@@ -167,18 +177,7 @@ func TestOAuth_many401sMakeOneGrant(t *testing.T) {
 	s.putLogin("a", inAnHour())
 	s.putLogin("b", inAnHour())
 	s.revoke("a")
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			if code, body := s.post(strings.NewReader("hello")); code != 200 || body != "ok hello" {
-				t.Errorf("%d %s", code, body)
-			}
-		})
-	}
-	wg.Wait()
-	if grants, reuses := s.server.granted(); grants != 1 || reuses != 0 {
-		t.Errorf("%d grants, %d reuses", grants, reuses)
-	}
+	s.postAtOnce(50)
 	if got := s.api.credentials(); strings.Contains(got, "access-b") {
 		t.Errorf("the API saw %s", got)
 	}
@@ -188,18 +187,7 @@ func TestOAuth_manyRequestsMeetAnExpiredToken(t *testing.T) {
 	s := openLoginSite(t, directive())
 	s.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(200 * time.Millisecond); return false }
 	s.putLogin("a", time.Now().Add(-time.Hour))
-	var wg sync.WaitGroup
-	for range 100 {
-		wg.Go(func() {
-			if code, body := s.post(strings.NewReader("hello")); code != 200 || body != "ok hello" {
-				t.Errorf("%d %s", code, body)
-			}
-		})
-	}
-	wg.Wait()
-	if grants, reuses := s.server.granted(); grants != 1 || reuses != 0 {
-		t.Errorf("%d grants, %d reuses", grants, reuses)
-	}
+	s.postAtOnce(100)
 	if got := s.api.credentials(); strings.Contains(got, "access-a-1") {
 		t.Error("the expired token went upstream")
 	}
