@@ -1,0 +1,136 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/credentialpool/caddy-credential-pool/vault"
+)
+
+func (op *operator) list([]string) error {
+	var answer struct {
+		Credentials []vault.Info `json:"credentials"`
+	}
+	if printed, err := op.call(http.MethodGet, adminPrefix+"credentials", nil, &answer); printed || err != nil {
+		return err
+	}
+	return op.table("CREDENTIAL\tKIND\tUPDATED\tEXPIRES\tREFRESHED\tFIELDS\tERROR", func(row func(...any)) {
+		for _, c := range answer.Credentials {
+			updated, trouble := "", c.Error
+			if !c.Updated.IsZero() {
+				updated = c.Updated.Local().Format(time.DateTime)
+			}
+			if c.NeedsLogin {
+				trouble = loginLostError(c.Reason).Error()
+			}
+			row(c.Name, c.Kind, updated, untilText(c.ExpiresAt), agoText(c.RefreshedAt), strings.Join(c.Fields, ", "), trouble)
+		}
+	})
+}
+
+func credentialPath(args []string) string {
+	return adminPrefix + "credentials/" + url.PathEscape(args[0]) + "/" + url.PathEscape(args[1])
+}
+
+func (op *operator) add(args []string, kind string, fields []string) error {
+	if kind != vault.KindStatic && kind != vault.KindOAuth {
+		return errors.New("--kind must be static or oauth")
+	}
+	extra := make(map[string]string, len(fields))
+	for _, field := range fields {
+		name, value, ok := strings.Cut(field, "=")
+		if !ok {
+			return errors.New("--field wants name=value")
+		}
+		extra[name] = value
+	}
+	text, err := op.readSecret()
+	if err != nil {
+		return err
+	}
+	body := credentialBody{Kind: kind, Secret: text}
+	if kind == vault.KindOAuth {
+		if body, err = parseLogin(text); err != nil {
+			return err
+		}
+		maps.Copy(extra, body.Fields)
+	}
+	body.Fields = extra
+	return op.putCredential(args, body)
+}
+
+// parseLogin reads the JSON of a login. Its errors quote nothing of it.
+func parseLogin(text string) (credentialBody, error) {
+	var body credentialBody
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&body); err != nil || !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		return body, fmt.Errorf("a login is a JSON object %s", shapeOf(body))
+	}
+	if orDefault(body.Kind, vault.KindOAuth) != vault.KindOAuth {
+		return body, errors.New("the login's kind must be oauth")
+	}
+	body.Kind = vault.KindOAuth
+	return body, nil
+}
+
+func (op *operator) putCredential(args []string, body credentialBody) error {
+	var c vault.Info
+	if printed, err := op.call(http.MethodPut, credentialPath(args), body, &c); printed || err != nil {
+		return err
+	}
+	if !op.hasMember(args) {
+		return op.say("%s is in the vault; no pool of the running config has that member yet", c.Name)
+	}
+	return op.say("%s is in the vault", c.Name)
+}
+
+// hasMember reports whether a pool has a member, if that can be found out.
+func (op *operator) hasMember(args []string) bool {
+	var p poolView
+	if _, err := op.call(http.MethodGet, poolPath(args[0]), nil, &p); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(p.Members, func(m memberView) bool { return m.Name == args[1] })
+}
+
+// readSecret asks on a terminal, without showing what is typed, and reads all
+// of standard input elsewhere.
+func (op *operator) readSecret() (string, error) {
+	in := op.cmd.InOrStdin()
+	var secret []byte
+	var err error
+	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprint(op.cmd.ErrOrStderr(), "Secret: ")
+		secret, err = term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(op.cmd.ErrOrStderr())
+	} else {
+		secret, err = io.ReadAll(io.LimitReader(in, maxAdminBody))
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the secret: %w", err)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(secret), "\n"), "\r")
+	if text == "" {
+		return "", errors.New("no secret was given; type it at the prompt, or send it to standard input")
+	}
+	return text, nil
+}
+
+func (op *operator) remove(args []string) error {
+	if printed, err := op.call(http.MethodDelete, credentialPath(args), nil, nil); printed || err != nil {
+		return err
+	}
+	return op.say("%s/%s is removed", args[0], args[1])
+}
