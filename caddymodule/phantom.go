@@ -4,8 +4,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
@@ -94,17 +96,52 @@ func newPhantomTokens(key vault.Secret, pool string) (*phantomTokens, error) {
 // phantomAccount is the account that a client believes to have.
 func phantomAccount(pool string) string { return phantomSubject + pool }
 
+// phantomJWT is how a phantom JWT begins, whatever the pool and the key: its
+// header, and its claims up to the pool's name.
+var phantomJWT = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
+	base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"`+phantomSubject))
+
 // looksLikePhantom reports whether a token was made as a phantom, whatever the
 // pool and the key.
 func looksLikePhantom(token string) bool {
-	if digits, ok := strings.CutPrefix(token, phantomRefresh); ok {
-		mac, err := base64.RawURLEncoding.DecodeString(digits)
-		return err == nil && len(mac) == sha256.Size
+	digits, ok := strings.CutPrefix(token, phantomRefresh)
+	if !ok {
+		if !strings.HasPrefix(token, phantomJWT) {
+			return false
+		}
+		_, digits, _ = strings.Cut(token[len(phantomJWT):], ".")
 	}
-	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.HS256})
-	if err != nil {
-		return false
+	mac, err := base64.RawURLEncoding.DecodeString(digits)
+	return err == nil && len(mac) == sha256.Size
+}
+
+// holdsPhantom reports whether there is a phantom in a text: in plain, or escaped
+// as in a URL or in JSON.
+func holdsPhantom(text string) bool {
+	if hasPhantom(text) {
+		return true
 	}
-	var c phantomClaims
-	return json.Unmarshal(jws.UnsafePayloadWithoutVerification(), &c) == nil && strings.HasPrefix(c.Subject, phantomSubject)
+	plain := escapedASCII.ReplaceAllStringFunc(text, func(escape string) string {
+		b, _ := hex.DecodeString(escape[len(escape)-2:])
+		return string(b)
+	})
+	return plain != text && hasPhantom(plain)
+}
+
+// escapedASCII is a character that is escaped in a URL or in JSON.
+var escapedASCII = regexp.MustCompile(`(?:%|\\u00)[0-7][0-9A-Fa-f]`)
+
+// hasPhantom reports whether one of the words of a text is a phantom.
+func hasPhantom(text string) bool {
+	for word := range strings.FieldsFuncSeq(text, endsToken) {
+		if looksLikePhantom(word) {
+			return true
+		}
+	}
+	return false
+}
+
+// endsToken reports whether a phantom can't have that character.
+func endsToken(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.'
 }

@@ -28,10 +28,11 @@ const phantomLifetime = 24 * 60 * 60
 //
 // It answers the refresh (RFC 6749, section 6) of the pool's phantom refresh
 // token, as a form or as JSON, with the same phantom tokens again, and refuses
-// phantoms of another pool and revoked ones. No real login is touched. Everything
-// else, such as a login with a device code or an authorization code, or the
-// refresh of a real token, goes on as it came: to `proxy`, or else to the next
-// handler.
+// phantoms of another pool and revoked ones. A phantom in any other request, such
+// as a revocation or a token exchange, is refused, too: the real endpoint never
+// gets one. No real login is touched. Everything else, such as a login with a
+// device code or an authorization code, or the refresh of a real token, goes on as
+// it came: to `proxy`, or else to the next handler.
 type TokenHandler struct {
 	// The name of the pool, as in the `credential_pool` app. Required.
 	Pool string `json:"pool"`
@@ -83,8 +84,12 @@ func (h *TokenHandler) Cleanup() error { return cleanUpProxy(h.Proxy, h.proxying
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if grant := readRefreshGrant(r); grant != nil && grant.phantom() {
-		h.answer(w, grant)
+	switch t := readTokenRequest(r); {
+	case looksLikePhantom(t.refresh):
+		h.answer(w, t)
+		return nil
+	case t.phantom:
+		writeToken(w, http.StatusBadRequest, tokenError{"invalid_request", "a phantom token is of use only here, in a refresh of that token alone; the real endpoint does not get it"})
 		return nil
 	}
 	if h.Proxy != nil {
@@ -111,8 +116,8 @@ type tokenError struct {
 	Description string `json:"error_description"`
 }
 
-// answer answers a refresh grant with a phantom.
-func (h *TokenHandler) answer(w http.ResponseWriter, grant *refreshGrant) {
+// answer answers the refresh of a phantom.
+func (h *TokenHandler) answer(w http.ResponseWriter, t tokenRequest) {
 	own := h.pool.phantoms.Load()
 	if own == nil {
 		// It may well be ours: a client must not lose its login over that.
@@ -120,15 +125,15 @@ func (h *TokenHandler) answer(w http.ResponseWriter, grant *refreshGrant) {
 		writeToken(w, http.StatusServiceUnavailable, tokenError{"temporarily_unavailable", "the key of the tokens can't be read at the moment"})
 		return
 	}
-	if len(grant.tokens) != 1 || !own.refreshes(grant.tokens[0]) {
+	if !own.refreshes(t.refresh) {
 		writeToken(w, http.StatusBadRequest, tokenError{"invalid_grant", "this token is another pool's, or was revoked; ask for a new one"})
 		return
 	}
 	answer := tokenAnswer{
 		AccessToken: own.access, TokenType: "Bearer", ExpiresIn: phantomLifetime,
-		RefreshToken: own.refresh, Scope: grant.scope,
+		RefreshToken: own.refresh, Scope: t.scope,
 	}
-	if grant.wantsIDToken() {
+	if t.wantsIDToken() {
 		answer.IDToken = own.id
 	}
 	writeToken(w, http.StatusOK, answer)
@@ -147,6 +152,7 @@ func writeToken(w http.ResponseWriter, status int, answer any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Pragma", "no-cache")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n'))
 }

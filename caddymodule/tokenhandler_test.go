@@ -118,7 +118,6 @@ func TestToken_everythingElsePassesAsItCame(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := newEndpoint(t)
 			d := open(t, e.upstream, "", form)
-			v := d.phantoms()
 			for _, tc := range []struct{ method, query, kind, body string }{
 				{"POST", "", formBody, "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code&device_code=d%20e&client_id=c"},
 				{"POST", "a=b&a=%20c", formBody, "grant_type=authorization_code&code=c&code_verifier=v&redirect_uri=http%3A%2F%2Flocalhost"},
@@ -126,16 +125,21 @@ func TestToken_everythingElsePassesAsItCame(t *testing.T) {
 				{"POST", "", formBody, "grant_type=client_credentials"},
 				{"POST", "", formBody, "grant_type=refresh_token&refresh_token=rt_real"},
 				{"POST", "", jsonBody, "{\n\"grant_type\":\"refresh_token\",\"refresh_token\":\"rt_real\"\n}"},
-				{"POST", "", formBody, "token=" + v.RefreshToken},
+				{"POST", "", formBody, "token=rt_real"},
 				{"POST", "", formBody, large},
-				{"POST", "", "text/plain", refreshForm(v.RefreshToken)},
+				{"POST", "", "text/plain", refreshForm("rt_real")},
+				{"POST", "", "", refreshForm("rt_real")},
 				{"POST", "", jsonBody, "{broken"},
 				{"POST", "", formBody, ""},
 				{"PUT", "", formBody, "x=y"},
 				{"GET", "grant_type=refresh_token", "", ""},
+				{"HEAD", "", "", ""},
+				{"OPTIONS", "", "", ""},
+				{"POST", "", formBody, refreshForm("rt_real") + "&Refresh_Token=x&refresh_token=y"},
+				{"POST", "", jsonBody, `{"grant_type":"refresh_token","refresh_token":"a","refresh_token":"b"}`},
 			} {
 				res, body := d.do(tc.method, "/oauth/token?"+tc.query, tc.body, "Content-Type", tc.kind, "Authorization", "Basic abc")
-				if res.StatusCode != 418 || res.Header.Get("X-Endpoint") != "real" || body != "from the real one" {
+				if res.StatusCode != 418 || res.Header.Get("X-Endpoint") != "real" || (body != "from the real one" && tc.method != "HEAD") {
 					t.Errorf("%.80s: answered %d %s", tc.body, res.StatusCode, body)
 				}
 				want := tokenHit{tc.method, tc.query, tc.kind, "Basic abc", tc.body, int64(len(tc.body)), "", ""}
@@ -227,8 +231,6 @@ func TestToken_foreignAndRevokedPhantomsAreRefusedHere(t *testing.T) {
 	refused("another pool's in JSON", jsonBody, `{"grant_type":"refresh_token","refresh_token":"`+other.refresh+`"}`)
 	refused("another key's", formBody, refreshForm(foreign.refresh))
 	refused("the access token", formBody, refreshForm(v.AccessToken))
-	refused("ours beside another", formBody, refreshForm(v.RefreshToken)+"&refresh_token=rt_real")
-	refused("ours for two grants", formBody, refreshForm(v.RefreshToken)+"&grant_type=authorization_code")
 	d.operate(http.MethodPost, "/credential_pool/phantom/rotate", 200, nil)
 	refused("a revoked one", formBody, refreshForm(v.RefreshToken))
 	if res, answer := d.grant(formBody, refreshForm(d.phantoms().RefreshToken)); res.StatusCode != 200 {
@@ -286,6 +288,84 @@ func TestToken_provisionNeedsWhatItUses(t *testing.T) {
 		}
 		if err := caddy.Validate(&cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %s", config, err, want)
+		}
+	}
+}
+
+// A phantom is for the refresh that is answered here, and for nothing else: where
+// it is not clear that it is one, as the real endpoint would read it, nothing is
+// sent on.
+func TestToken_noPhantomPasses(t *testing.T) {
+	e := newEndpoint(t)
+	d := open(t, e.upstream, "", tokenForms["with an upstream"])
+	v := d.phantoms()
+	form, rt := refreshForm(v.RefreshToken), v.RefreshToken
+	object := func(fields string) string {
+		return "{" + strings.ReplaceAll(fields, "TOKEN", `"`+rt+`"`) + "}"
+	}
+	for name, tc := range map[string]struct {
+		kind, body string
+		header     []string
+	}{
+		"revocation":                    {formBody, "token=" + rt + "&token_type_hint=refresh_token", nil},
+		"revocation in JSON":            {jsonBody, object(`"token":TOKEN`), nil},
+		"token exchange":                {formBody, "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=" + v.AccessToken, nil},
+		"token exchange of an ID token": {formBody, "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=" + v.IDToken, nil},
+		"deep in JSON":                  {jsonBody, object(`"grant_type":"x","more":[{"deep":TOKEN}]`), nil},
+		"escaped in a form":             {formBody, "token=%63pr%5F" + rt[4:], nil},
+		"escaped in JSON":               {jsonBody, `{"token":"\u0063pr_` + rt[4:] + `"}`, nil},
+		"escaped in a URL in a form":    {formBody, "url=" + url.QueryEscape("https://a.example/?id_token_hint="+v.IDToken), nil},
+		"another grant":                 {formBody, form + "&grant_type=authorization_code", nil},
+		"two refresh tokens":            {formBody, form + "&refresh_token=rt_real", nil},
+		"two scopes":                    {formBody, form + "&scope=a&scope=b", nil},
+		"a name in another case":        {formBody, form + "&Refresh_Token=rt_real", nil},
+		"only a name in another case":   {formBody, "Grant_Type=refresh_token&refresh_token=" + rt, nil},
+		"a pair that can't be read":     {formBody, form + "&refresh_token=%zz", nil},
+		"a semicolon":                   {formBody, form + ";x=y", nil},
+		"a byte order mark in a form":   {formBody, "\ufeff" + form, nil},
+		"JSON: keys in another case":    {jsonBody, object(`"Grant_Type":"refresh_token","Refresh_Token":TOKEN`), nil},
+		"JSON: two keys":                {jsonBody, object(`"grant_type":"refresh_token","refresh_token":TOKEN,"refresh_token":"rt_real"`), nil},
+		"JSON: two keys, ours last":     {jsonBody, object(`"grant_type":"refresh_token","refresh_token":"rt_real","refresh_token":TOKEN`), nil},
+		"JSON: two keys of two cases":   {jsonBody, object(`"grant_type":"refresh_token","refresh_token":TOKEN,"REFRESH_TOKEN":"rt_real"`), nil},
+		"JSON: two grants":              {jsonBody, object(`"grant_type":"refresh_token","refresh_token":TOKEN,"grant_type":"password"`), nil},
+		"JSON: a byte order mark":       {jsonBody, "\ufeff" + object(`"grant_type":"refresh_token","refresh_token":TOKEN`), nil},
+		"JSON: more than one":           {jsonBody, object(`"grant_type":"refresh_token","refresh_token":TOKEN`) + "{}", nil},
+		"JSON: cut off":                 {jsonBody, `{"grant_type":"refresh_token","refresh_token":"` + rt + `"`, nil},
+		"JSON: a list":                  {jsonBody, `[` + object(`"grant_type":"refresh_token","refresh_token":TOKEN`) + `]`, nil},
+		"JSON: the token in a list":     {jsonBody, object(`"grant_type":"refresh_token","refresh_token":[TOKEN]`), nil},
+		"a form as JSON":                {jsonBody, form, nil},
+		"JSON as a form":                {formBody, object(`"grant_type":"refresh_token","refresh_token":TOKEN`), nil},
+		"text":                          {"text/plain", form, nil},
+		"no type":                       {"", form, nil},
+		"a broken type":                 {formBody + "; charset", form, nil},
+		"a charset of wide characters":  {formBody + "; charset=utf-16", form, nil},
+		"a type of many parts":          {"multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"refresh_token\"\r\n\r\n" + rt + "\r\n--x--\r\n", nil},
+		"an unknown coding":             {formBody, form, []string{"Content-Encoding", "x-none"}},
+		"gzip":                          {formBody, string(encode(t, "gzip", []byte(form))), []string{"Content-Encoding", "gzip"}},
+		"a large body":                  {formBody, form + "&p=" + strings.Repeat("p", 2*peekBytes), nil},
+		"a header":                      {formBody, "grant_type=client_credentials", []string{"X-Copy", rt}},
+		"a bearer token":                {formBody, "grant_type=client_credentials", []string{"Authorization", "Bearer " + v.AccessToken}},
+		"a cookie":                      {formBody, "grant_type=client_credentials", []string{"Cookie", "a=b; c=" + v.IDToken}},
+	} {
+		res, answer := d.grant(tc.kind, tc.body, tc.header...)
+		if res.StatusCode != 400 || !strings.HasPrefix(answer, `{"error":"invalid_request",`) || strings.Contains(answer, rt) {
+			t.Errorf("%s gets %d %s", name, res.StatusCode, answer)
+		}
+		if h := res.Header; h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" {
+			t.Errorf("%s: header %v", name, h)
+		}
+		if seen := e.hits(); len(seen) > 0 {
+			t.Errorf("%s went to the real endpoint: %.300v", name, seen)
+		}
+	}
+	for _, method := range []string{"GET", "HEAD", "PUT", "DELETE"} {
+		for _, target := range []string{"?id_token_hint=" + v.IDToken, "?a=b&c=" + url.QueryEscape("d="+rt)} {
+			if res, _ := d.do(method, "/oauth/token"+target, "", "Authorization", "Basic abc"); res.StatusCode != 400 {
+				t.Errorf("%s %s gets %d", method, target, res.StatusCode)
+			}
+			if seen := e.hits(); len(seen) > 0 {
+				t.Errorf("%s %s went to the real endpoint", method, target)
+			}
 		}
 	}
 }
