@@ -62,6 +62,7 @@ var adminRoutes = []adminRoute{
 	{http.MethodGet, "credentials/{pool}/{member}", getCredential},
 	{http.MethodPut, "credentials/{pool}/{member}", putCredential},
 	{http.MethodDelete, "credentials/{pool}/{member}", deleteCredential},
+	{http.MethodPost, "credentials/{pool}/{member}/try", tryCredential},
 	{http.MethodGet, "notices", getNotices},
 	{http.MethodGet, "phantom/{pool}", getPhantom},
 	{http.MethodPost, "phantom/rotate", rotatePhantoms},

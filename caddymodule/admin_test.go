@@ -111,6 +111,7 @@ func TestAdmin_wrongMethodSaysWhichAreAllowed(t *testing.T) {
 		poolURL + "/members/a/recover":    "POST",
 		"/credential_pool/credentials":    "GET",
 		vaultURL + "/a":                   "GET, PUT, DELETE",
+		vaultURL + "/a/try":               "POST",
 		"/credential_pool/notices":        "GET",
 		"/credential_pool/notices?limit":  "GET",
 		"/credential_pool/phantom/POOL":   "GET",
@@ -189,6 +190,9 @@ func TestAdmin_bodyIsOneJSONObject(t *testing.T) {
 		{"PUT", vaultURL + "/a", `{"secret":"` + strings.Repeat("x", maxAdminBody) + `"}`, 413},
 		{"PUT", vaultURL + "/..", `{"secret":"x"}`, 400},
 		{"PUT", vaultURL + "/a%0a", `{"secret":"x"}`, 400},
+		{"POST", vaultURL + "/a/try", `{"secret":"x"}`, 400},
+		{"POST", vaultURL + "/a/try", "{}", 204},
+		{"POST", vaultURL + "/A/try", "", 400},
 	} {
 		if w := d.ask(tc.method, tc.path, tc.body); w.Code != tc.want {
 			t.Errorf("%s %s %.60q gives %d %.200s; want %d", tc.method, tc.path, tc.body, w.Code, w.Body, tc.want)
@@ -234,10 +238,25 @@ func TestAdmin_credentialMayComeBeforeItsPool(t *testing.T) {
 	d.want(200, "GET", "/credential_pool/credentials/later/a", "")
 }
 
+func TestAdmin_tryPutsNothing(t *testing.T) {
+	d := openDesk(t, twoMembers)
+	for _, name := range []string{"POOL/a", "later/a"} {
+		d.want(204, "POST", "/credential_pool/credentials/"+name+"/try", "")
+		d.want(404, "GET", "/credential_pool/credentials/"+name, "")
+	}
+	d.put("a")
+	before := d.want(200, "GET", vaultURL+"/a", "")
+	d.want(204, "POST", vaultURL+"/a/try", "")
+	if after := d.want(200, "GET", vaultURL+"/a", ""); after != before {
+		t.Errorf("the record was %s and is %s", before, after)
+	}
+}
+
 func TestAdmin_putOnAnInlineMemberIsAConflict(t *testing.T) {
 	t.Setenv("ADMIN_TEST_SPARE", canaryB)
 	d := openDesk(t, `{"name":"spare","secret":"{env.ADMIN_TEST_SPARE}"}`)
 	d.want(409, "PUT", vaultURL+"/spare", `{"secret":"x"}`)
+	d.want(409, "POST", vaultURL+"/spare/try", "")
 	d.want(404, "GET", vaultURL+"/spare", "")
 }
 
@@ -250,6 +269,7 @@ func TestAdmin_vaultWithoutItsIdentityIsAConflict(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.want(409, "PUT", vaultURL+"/b", `{"secret":"x"}`)
+	d.want(409, "POST", vaultURL+"/b/try", "")
 	if answer := d.want(200, "GET", "/credential_pool/credentials", ""); !strings.Contains(answer, `"error":`) {
 		t.Errorf("the list hides that a record can't be read: %s", answer)
 	}

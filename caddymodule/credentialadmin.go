@@ -61,6 +61,19 @@ func putCredential(a *App, r *http.Request, args []string) (int, any, error) {
 	return http.StatusOK, info, nil
 }
 
+// tryCredential lets whoever is about to put a credential that is costly to come
+// by, such as a login, know beforehand that it will be taken.
+func tryCredential(a *App, r *http.Request, args []string) (int, any, error) {
+	name, err := credentialName(args)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := readBody(r, &struct{}{}, true); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, a.tryCredential(r.Context(), name)
+}
+
 func deleteCredential(a *App, r *http.Request, args []string) (int, any, error) {
 	name, err := credentialName(args)
 	if err != nil {

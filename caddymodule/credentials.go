@@ -98,6 +98,17 @@ func aboutRecord(err error) bool {
 	return false
 }
 
+// tryCredential reports whether a credential of that name could be put now.
+func (a *App) tryCredential(ctx context.Context, name string) error {
+	if sp, position := a.seat(name); sp != nil && sp.isInline(sp.names[position]) {
+		return errInlineMember
+	}
+	_, err := changing(ctx, a, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, a.vault.Try(ctx, name)
+	})
+	return err
+}
+
 // putCredential puts a credential in the vault, and into use.
 func (a *App) putCredential(ctx context.Context, c vault.Credential) (vault.Info, error) {
 	sp, position := a.seat(c.Name)

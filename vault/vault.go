@@ -306,18 +306,8 @@ func (v *Vault) recipient(ctx context.Context) (age.Recipient, error) {
 // makeIdentity makes the identity that was missing just now, or returns the one
 // that another process has made since.
 func (v *Vault) makeIdentity(ctx context.Context) ([]age.Identity, error) {
-	keys, err := v.keys(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("looking for records before making an identity: %w", err)
-	}
-	if len(keys) > 0 || v.storage.Exists(ctx, phantomKey) {
-		// Another process that makes the identity does so before its first
-		// record, so its record can't be seen without its identity.
-		ids, err := v.identities()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: there are records already, and a new identity would not decrypt them: "+
-				"restore %s, or %s", ErrNoIdentity, v.file, setIdentity)
-		}
+	ids, err := v.missingIdentity(ctx)
+	if ids != nil || err != nil {
 		return ids, err
 	}
 	made, err := makeIdentityFile(v.file)
@@ -329,6 +319,27 @@ func (v *Vault) makeIdentity(ctx context.Context) ([]age.Identity, error) {
 			zap.String("file", v.file))
 	}
 	return v.identities()
+}
+
+// missingIdentity looks whether the identity that was missing just now may be
+// made. It returns the one that another process has made since, if it has, and
+// an error if there are records that a new one would not decrypt.
+func (v *Vault) missingIdentity(ctx context.Context) ([]age.Identity, error) {
+	keys, err := v.keys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("looking for records before making an identity: %w", err)
+	}
+	if len(keys) == 0 && !v.storage.Exists(ctx, phantomKey) {
+		return nil, nil
+	}
+	// Another process that makes the identity does so before its first record,
+	// so its record can't be seen without its identity.
+	ids, err := v.identities()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there are records already, and a new identity would not decrypt them: "+
+			"restore %s, or %s", ErrNoIdentity, v.file, setIdentity)
+	}
+	return ids, err
 }
 
 func key(name string) string { return prefix + "/" + name + suffix }
