@@ -249,14 +249,14 @@ func (x *exchange) body() (io.ReadCloser, error) {
 // (1xx) are held back in hints until it is known that the attempt is given
 // back.
 func (x *exchange) attempt(req *http.Request, next http.RoundTripper, body io.ReadCloser) (*http.Response, *interim, error) {
-	hints, phantoms := newInterim(req.Context()), x.handler.tokens()
+	hints, clients := newInterim(req.Context()), x.handler.clients
 	out := req.WithContext(hints)
-	out.Header = x.pool.outgoingHeader(req.Header, x.armed, phantoms)
-	out.URL = x.pool.outgoingURL(req.URL, x.armed, phantoms)
+	out.Header = x.pool.outgoingHeader(req.Header, x.armed, clients)
+	out.URL = x.pool.outgoingURL(req.URL, x.armed, clients)
 	out.GetBody = nil // net/http would replay the request on its own
 	if body != nil {
 		out.Body = body
-		x.pool.cleanTrailer(out, phantoms)
+		x.pool.cleanTrailer(out, clients)
 	}
 	res, err := next.RoundTrip(out)
 	return res, hints, err

@@ -3,8 +3,6 @@ package caddymodule
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -76,34 +73,11 @@ type Handler struct {
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
 
 	pool    *servedPool
-	clients map[string]client              // those with a token of their own
-	phantom string                         // the name of the one with the pool's phantom
-	merged  *atomic.Pointer[mergedClients] // both
-	fixed   []*reverseproxy.Upstream       // those whose address the config says
+	clients map[string]client        // those with a token of their own
+	phantom string                   // the name of the one with the pool's phantom
+	fixed   []*reverseproxy.Upstream // those whose address the config says
 
 	proxying bool // the proxy is provisioned
-}
-
-// Client is somebody who may use a pool.
-type Client struct {
-	// The client's name, for the operator.
-	Name string `json:"name"`
-
-	// The client's token, of at least 8 characters and without a space.
-	// Placeholders such as `{env.AGENT_1_TOKEN}` keep it out of the config.
-	// Either this or `phantom` is required.
-	Token string `json:"token,omitempty"`
-
-	// The client's token is the pool's phantom access token, which
-	// `caddy credential-pool phantom <pool>` prints: for clients that log in with
-	// OAuth. Default: false.
-	Phantom bool `json:"phantom,omitempty"`
-}
-
-// client is a Client compiled at Provision, by its token.
-type client struct {
-	name string
-	hash [sha256.Size]byte
 }
 
 // CaddyModule returns the Caddy module information.
@@ -178,59 +152,6 @@ func cleanUpProxy(p *reverseproxy.Handler, provisioned bool) error {
 // hasUpstream reports whether the proxy's config says where to.
 func hasUpstream(p *reverseproxy.Handler) bool {
 	return len(p.Upstreams) > 0 || p.DynamicUpstreamsRaw != nil
-}
-
-func (h *Handler) validateClients() error {
-	if h.AllowAnyClient == (len(h.Clients) > 0) {
-		if h.AllowAnyClient {
-			return errors.New("client and allow_any_client exclude each other")
-		}
-		return errors.New("no client may use the pool: add `client <name> <token>`, or allow_any_client if the network is closed")
-	}
-	names := make(map[string]struct{}, len(h.Clients))
-	for _, c := range h.Clients {
-		if err := checkName("client", c.Name); err != nil {
-			return err
-		}
-		if _, twice := names[c.Name]; twice {
-			return fmt.Errorf("client %s is given twice", c.Name)
-		}
-		names[c.Name] = struct{}{}
-		if c.Phantom && c.Token != "" {
-			return fmt.Errorf("client %s: token and phantom exclude each other", c.Name)
-		}
-	}
-	return nil
-}
-
-func (h *Handler) provisionClients(app *App) error {
-	repl := caddy.NewReplacer()
-	h.clients = make(map[string]client, len(h.Clients))
-	h.merged = new(atomic.Pointer[mergedClients])
-	for _, c := range h.Clients {
-		if c.Phantom {
-			if h.phantom != "" {
-				return fmt.Errorf("clients %s and %s have the same token: a pool has one phantom", h.phantom, c.Name)
-			}
-			h.phantom = c.Name
-			if err := app.canHavePhantoms(); err != nil {
-				return fmt.Errorf("client %s: %w", c.Name, err)
-			}
-			continue
-		}
-		token, err := expand(repl, c.Token)
-		if err != nil {
-			return fmt.Errorf("client %s: token: %w", c.Name, err)
-		}
-		if len(token) < minSecret || strings.ContainsAny(token, " \t\r\n") {
-			return fmt.Errorf("client %s: the token needs at least %d characters and no space", c.Name, minSecret)
-		}
-		if other, ok := h.clients[token]; ok {
-			return fmt.Errorf("clients %s and %s have the same token", other.name, c.Name)
-		}
-		h.clients[token] = client{c.Name, sha256.Sum256([]byte(token))}
-	}
-	return nil
 }
 
 // replaceTransport makes the proxy use ours. That is done in its configuration:
@@ -356,29 +277,6 @@ func allowedMethod(r *http.Request) bool {
 	return upgrade == "" || strings.EqualFold(strings.TrimSpace(upgrade), "websocket")
 }
 
-// known reports whether the request shows the token of one of the clients.
-func (h *Handler) known(r *http.Request) bool {
-	bearer, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if strings.EqualFold(bearer, "Bearer") && h.matches(strings.TrimSpace(token)) {
-		return true
-	}
-	return slices.ContainsFunc(h.pool.doors, func(in injection) bool { return h.matches(in.presented(r)) })
-}
-
-// matches compares with every client's token in a time that does not tell
-// which one came close.
-func (h *Handler) matches(token string) bool {
-	if token == "" {
-		return false
-	}
-	sum := sha256.Sum256([]byte(token))
-	found := 0
-	for _, c := range h.tokens() {
-		found |= subtle.ConstantTimeCompare(sum[:], c.hash[:])
-	}
-	return found == 1
-}
-
 // serveNext sets the active member's credential for the next handler and
 // watches what it answers.
 func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -396,14 +294,13 @@ func (h *Handler) serveNext(w http.ResponseWriter, r *http.Request, next caddyht
 	*out = *r
 	header := r.Header.Clone()
 	cutConnection(header)
-	phantoms := h.tokens()
-	out.Header = h.pool.outgoingHeader(header, a, phantoms)
+	out.Header = h.pool.outgoingHeader(header, a, h.clients)
 	for _, v := range a.headers {
 		// What follows may change a value in its place, which is the pool's.
 		out.Header[v.name] = slices.Clone(out.Header[v.name])
 	}
-	out.URL = h.pool.outgoingURL(r.URL, a, phantoms)
-	h.pool.cleanTrailer(out, phantoms)
+	out.URL = h.pool.outgoingURL(r.URL, a, h.clients)
+	h.pool.cleanTrailer(out, h.clients)
 	x.armed = a
 	watch := &watcher{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, exchange: x, lease: lease}
 	// Also when the next handler panics, as reverse_proxy does when a body is cut.

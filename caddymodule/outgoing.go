@@ -31,16 +31,14 @@ func (sp *servedPool) strips(name string) bool {
 // without any of the client's credentials, with the member's. The values are
 // shared with in, and those of the member with all requests, so nobody may
 // change them in place.
-func (sp *servedPool) outgoingHeader(in http.Header, a *armed, phantoms map[string]client) http.Header {
+func (sp *servedPool) outgoingHeader(in http.Header, a *armed, clients map[string]client) http.Header {
 	h := make(http.Header, len(in)+len(a.headers))
 	for name, values := range in {
-		if !sp.strips(name) && !holdPhantom(values, phantoms) {
+		if !sp.strips(name) && !holdToken(values, clients) {
 			h[name] = slices.Clip(values)
 		}
 	}
-	if _, ok := h["Cookie"]; ok && len(phantoms) > 0 {
-		removePhantomCookies(h, phantoms)
-	}
+	removeTokenCookies(h, clients)
 	readableEncodings(h)
 	for i := range a.headers {
 		a.headers[i].set(h)
@@ -69,11 +67,11 @@ func (v *headerValue) set(h http.Header) {
 
 // cleanTrailer keeps the client's credentials out of the request's trailers, too.
 // The server fills them in when the body has been read to its end.
-func (sp *servedPool) cleanTrailer(out *http.Request, phantoms map[string]client) {
+func (sp *servedPool) cleanTrailer(out *http.Request, clients map[string]client) {
 	if len(out.Trailer) == 0 {
 		return
 	}
-	b := &trailedBody{ReadCloser: out.Body, from: out.Trailer, to: make(http.Header, len(out.Trailer)), phantoms: phantoms}
+	b := &trailedBody{ReadCloser: out.Body, from: out.Trailer, to: make(http.Header, len(out.Trailer)), clients: clients}
 	for name := range out.Trailer {
 		if !sp.strips(name) {
 			b.to[name] = nil
@@ -86,14 +84,14 @@ func (sp *servedPool) cleanTrailer(out *http.Request, phantoms map[string]client
 type trailedBody struct {
 	io.ReadCloser
 	from, to http.Header
-	phantoms map[string]client
+	clients  map[string]client
 }
 
 func (b *trailedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		for name := range b.to {
-			if b.to[name] = b.from[name]; holdPhantom(b.to[name], b.phantoms) {
+			if b.to[name] = b.from[name]; holdToken(b.to[name], b.clients) {
 				delete(b.to, name)
 			}
 		}
@@ -101,44 +99,54 @@ func (b *trailedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// holdPhantom reports whether one of the values of a header is a phantom.
-func holdPhantom(values []string, phantoms map[string]client) bool {
-	if len(phantoms) == 0 {
-		return false
-	}
+// holdToken reports whether one of the values of a header is a client's token.
+func holdToken(values []string, clients map[string]client) bool {
 	for _, v := range values {
-		if isPhantom(v, phantoms) {
+		if isToken(v, clients) {
 			return true
 		}
 	}
 	return false
 }
 
-func isPhantom(value string, phantoms map[string]client) bool {
-	if len(value) < minSecret { // no phantom is as short
+// isToken reports whether the value is the token of one of the clients or any
+// phantom, on its own or after one word such as Bearer.
+func isToken(value string, clients map[string]client) bool {
+	if len(value) < minSecret { // no token is as short
 		return false
 	}
-	if _, ok := phantoms[value]; ok {
+	if _, ok := clients[value]; ok || looksLikePhantom(value) {
 		return true
 	}
 	_, token, ok := strings.Cut(value, " ")
 	if !ok {
 		return false
 	}
-	_, ok = phantoms[strings.TrimSpace(token)]
-	return ok
+	token = strings.TrimSpace(token)
+	_, ok = clients[token]
+	return ok || looksLikePhantom(token)
 }
 
-func removePhantomCookies(h http.Header, phantoms map[string]client) {
+func removeTokenCookies(h http.Header, clients map[string]client) {
+	lines, ok := h["Cookie"]
+	if !ok {
+		return
+	}
 	var kept []string
-	for _, line := range h["Cookie"] {
+	removed := false
+	for _, line := range lines {
 		for pair := range strings.SplitSeq(line, ";") {
 			pair = strings.TrimSpace(pair)
 			_, v, _ := strings.Cut(pair, "=")
-			if _, ok := phantoms[strings.Trim(v, `"`)]; !ok && pair != "" {
+			if isToken(strings.Trim(v, `"`), clients) {
+				removed = true
+			} else if pair != "" {
 				kept = append(kept, pair)
 			}
 		}
+	}
+	if !removed {
+		return
 	}
 	delete(h, "Cookie")
 	if len(kept) > 0 {
@@ -147,9 +155,9 @@ func removePhantomCookies(h http.Header, phantoms map[string]client) {
 }
 
 // outgoingURL returns the URL as the upstream gets it: without query values that
-// are a phantom, and with the member's parameters in the place of the client's.
-func (sp *servedPool) outgoingURL(u *url.URL, a *armed, phantoms map[string]client) *url.URL {
-	query := sp.cleanQuery(u.RawQuery, phantoms)
+// are a client's token, and with the member's parameters in the place of the client's.
+func (sp *servedPool) outgoingURL(u *url.URL, a *armed, clients map[string]client) *url.URL {
+	query := sp.cleanQuery(u.RawQuery, clients)
 	if a.query != "" {
 		query = strings.TrimPrefix(query+"&"+a.query, "&")
 	}
@@ -162,9 +170,9 @@ func (sp *servedPool) outgoingURL(u *url.URL, a *armed, phantoms map[string]clie
 }
 
 // cleanQuery removes parameters that are the pool's own, those in which the
-// provider takes a credential, and phantoms. What is left is as it was.
-func (sp *servedPool) cleanQuery(query string, phantoms map[string]client) string {
-	if query == "" || len(phantoms)+len(sp.params) == 0 {
+// provider takes a credential, and tokens of clients. What is left is as it was.
+func (sp *servedPool) cleanQuery(query string, clients map[string]client) string {
+	if query == "" {
 		return query
 	}
 	var kept []string
@@ -172,7 +180,7 @@ func (sp *servedPool) cleanQuery(query string, phantoms map[string]client) strin
 		name, value, _ := strings.Cut(pair, "=")
 		name = unescaped(name)
 		own := slices.ContainsFunc(sp.params, func(param string) bool { return strings.EqualFold(param, name) })
-		if !own && !isPhantom(unescaped(value), phantoms) {
+		if !own && !isToken(unescaped(value), clients) {
 			kept = append(kept, pair)
 		}
 	}

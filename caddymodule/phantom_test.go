@@ -182,6 +182,45 @@ func TestPhantom_isAClientsToken(t *testing.T) {
 	}
 }
 
+// Whoever shows which of them where, of this pool or another, of this key or one
+// before: the upstream gets none.
+func TestPhantom_noneGoesUpstream(t *testing.T) {
+	for name, directive := range map[string]string{
+		"with an upstream":           phantomClient,
+		"without an upstream":        "credential_pool POOL {\nclient agent " + phantom + "\n}\nreverse_proxy UPSTREAM",
+		"without a phantom's client": directive(),
+		"for any client":             "credential_pool POOL UPSTREAM {\nallow_any_client\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			d := open(t, u, "", directive)
+			v := d.phantoms()
+			foreign, err := newPhantomTokens(keyOfTheTests, "other")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, token := range []string{v.AccessToken, v.RefreshToken, v.IDToken, foreign.access, foreign.refresh, foreign.id} {
+				res, _ := d.do(http.MethodPost, "/v1/x?keep=%20x&t="+token+"&u="+strings.Replace(token, "_", "%5F", 1), "hello",
+					"X-Copy", token, "X-Bearer", "Bearer "+token, "X-Kept", "kept", "Cookie", `a=b;c=`+token+`; d="`+token+`"; e=f`)
+				if res.StatusCode != 200 {
+					t.Fatalf("status %d", res.StatusCode)
+				}
+				for _, h := range u.seen() {
+					if text := fmt.Sprint(h.header, h.query); strings.Contains(text, token) || h.query != "keep=%20x" ||
+						h.header.Get("Cookie") != "a=b; e=f" || h.header.Get("X-Kept") != "kept" || h.credential != "credential-a" {
+						t.Errorf("the upstream saw %v and %s", h.header, h.query)
+					}
+				}
+			}
+			// What holds none is left as it is.
+			d.do(http.MethodPost, "/v1/x?a=&&b=%2f", "hello", "Cookie", "a=b;c=d")
+			if h := u.seen(); len(h) != 1 || h[0].query != "a=&&b=%2f" || h[0].header.Get("Cookie") != "a=b;c=d" {
+				t.Errorf("the upstream saw %+v", h)
+			}
+		})
+	}
+}
+
 func TestPhantom_withoutAnUpstreamToo(t *testing.T) {
 	u := newUpstream(t)
 	d := open(t, u, "", "credential_pool POOL {\nclient codex phantom\n}\nreverse_proxy UPSTREAM")
