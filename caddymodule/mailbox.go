@@ -80,3 +80,16 @@ func (m *mailbox) next(ctx context.Context) (Notice, bool) {
 		return Notice{}, false
 	}
 }
+
+// drain empties the queue for a webhook that stops and never had its turn.
+func (m *mailbox) drain() []Notice {
+	var notices []Notice
+	for {
+		select {
+		case n := <-m.queue:
+			notices = append(notices, n)
+		default:
+			return notices
+		}
+	}
+}

@@ -235,10 +235,13 @@ func (w *Webhook) run() {
 	defer close(w.done)
 	defer w.client.CloseIdleConnections()
 	if !w.mailbox.take(w.stopping) && (w.handsOver() || !w.mailbox.take(w.sending)) {
+		if !w.handsOver() {
+			w.dropAll(w.mailbox.drain())
+		}
 		return
 	}
 	defer w.mailbox.release()
-	dropped := 0
+	var undelivered []Notice
 	for !w.handsOver() {
 		n, ok := w.mailbox.next(w.stopping)
 		if !ok {
@@ -251,11 +254,18 @@ func (w *Webhook) run() {
 			w.mailbox.returned = &n
 			return
 		}
-		counters.notice(n.Kind, outcomeDropped)
-		dropped++
+		undelivered = append(undelivered, n)
 	}
-	if dropped > 0 {
-		w.logger.Error("webhook stopped before every notice was delivered", zap.Int("dropped", dropped))
+	w.dropAll(undelivered)
+}
+
+// dropAll counts the notices that Stop left no time for.
+func (w *Webhook) dropAll(notices []Notice) {
+	for _, n := range notices {
+		counters.notice(n.Kind, outcomeDropped)
+	}
+	if len(notices) > 0 {
+		w.logger.Error("webhook stopped before every notice was delivered", zap.Int("dropped", len(notices)))
 	}
 }
 

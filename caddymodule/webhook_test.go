@@ -461,6 +461,35 @@ func TestWebhook_aConfigChangeWaitsForNoHangingReceiver(t *testing.T) {
 	})
 }
 
+// The webhook of the config before may be in an attempt for longer than Stop is
+// given.
+func TestWebhook_stopCountsWhatWasNeverItsTurnToSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secret := webhookSecretOf(1, 32)
+		before, _ := newTestWebhook(t, testTarget, secret)
+		before.client.Transport = hangingReceiver()
+		before.Start()
+		before.Notify(noticeOf("a"))
+		synctest.Wait()
+		after, logs := newTestWebhook(t, testTarget, secret)
+		after.Start()
+		before.Stop(t.Context())
+		after.Notify(noticeOf("b"))
+		after.Notify(noticeOf("c"))
+
+		dropped := outcomes(outcomeDropped)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		after.Stop(ctx)
+		lines := logs.FilterLevelExact(zapcore.ErrorLevel).All()
+		if len(lines) != 1 || lines[0].ContextMap()["dropped"] != int64(2) || dropped() != 2 {
+			t.Errorf("%v drops counted; logged %v", dropped(), lines)
+		}
+		before.stopSending()
+		<-before.done
+	})
+}
+
 // A config that fails to start is stopped while the one before goes on.
 func TestWebhook_aConfigThatFailsToStartLeavesTheQueueAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
