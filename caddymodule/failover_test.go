@@ -303,6 +303,26 @@ func TestExhausted_serve(t *testing.T) {
 	}
 }
 
+// The header of an answer whose body decides goes out before the body is read, so
+// it can only tell what earlier answers have said.
+func TestExhausted_withoutUpstreamsTellsTheWaitWhereTheBodyDecides(t *testing.T) {
+	u := newUpstream(t)
+	d := open(t, u, "provider openai", withoutUpstream)
+	refuse := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(429)
+		_, _ = io.WriteString(w, `{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}`)
+	}
+	u.on("credential-a", refuse)
+	u.on("credential-b", refuse)
+	for n, told := range []bool{false, false, true} {
+		res, _ := d.do(http.MethodGet, "/", "")
+		if res.StatusCode != 429 || (res.Header.Get("Retry-After") != "") != told {
+			t.Errorf("request %d: status %d, Retry-After %q", n+1, res.StatusCode, res.Header.Get("Retry-After"))
+		}
+	}
+}
+
 func TestExhausted_reject(t *testing.T) {
 	for refusal, want := range map[int]int{429: 429, 401: 503} {
 		u := newUpstream(t)

@@ -38,9 +38,9 @@ func (w *watcher) WriteHeader(status int) {
 	} else {
 		w.report(w.Header(), nil)
 		w.events = w.exchange.watchEvents(status, w.Header(), w.lease)
-		if status == http.StatusTooManyRequests {
-			w.exchange.pool.addRetryAfter(w.Header(), w.exchange.key)
-		}
+	}
+	if status == http.StatusTooManyRequests {
+		w.exchange.pool.addRetryAfter(w.Header(), w.exchange.key)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
