@@ -130,7 +130,7 @@ func (a *App) Validate() error {
 }
 
 func (a *App) openVault() error {
-	a.changing = make(chan struct{}, 1)
+	a.changing, a.phantoms.wanted = make(chan struct{}, 1), make(chan struct{}, 1)
 	var identities []string
 	if a.Vault != nil {
 		for i, raw := range a.Vault.Identities {
@@ -226,6 +226,7 @@ func (a *App) Start() error {
 	a.stop, a.started = cancel, true
 	a.dispatcher.start()
 	a.running.Go(func() { every(ctx, time.Duration(a.SyncInterval), func() { a.look(ctx) }) })
+	a.running.Go(func() { a.recheckPhantoms(ctx) })
 	a.running.Go(func() { every(ctx, refreshTick, a.refreshLogins) })
 	// A save that is under way when Stop is called is waited for.
 	a.running.Go(func() { every(ctx, saveInterval, func() { a.save(context.Background()) }) })

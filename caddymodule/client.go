@@ -57,7 +57,7 @@ func (h *Handler) validateClients() error {
 	return nil
 }
 
-func (h *Handler) provisionClients(app *App) error {
+func (h *Handler) provisionClients() error {
 	repl := caddy.NewReplacer()
 	h.clients = make(map[string]client, len(h.Clients))
 	for _, c := range h.Clients {
@@ -66,7 +66,7 @@ func (h *Handler) provisionClients(app *App) error {
 				return fmt.Errorf("clients %s and %s have the same token: a pool has one phantom", h.phantom, c.Name)
 			}
 			h.phantom = c.Name
-			if err := app.canHavePhantoms(); err != nil {
+			if err := h.app.canHavePhantoms(); err != nil {
 				return fmt.Errorf("client %s: %w", c.Name, err)
 			}
 			continue
@@ -86,13 +86,27 @@ func (h *Handler) provisionClients(app *App) error {
 	return nil
 }
 
-// known reports whether the request shows the token of one of the clients.
-func (h *Handler) known(r *http.Request) bool {
+// knows reports whether the request shows the token of one of the clients. The
+// error says that nobody can tell, since the key of the phantoms can't be read.
+func (h *Handler) knows(r *http.Request) (bool, error) {
+	if h.shows(r, h.matches) {
+		return true, nil
+	}
+	if h.phantom == "" || !h.shows(r, looksLikePhantom) {
+		return false, nil
+	}
+	p, err := h.app.phantomsWith(r.Context(), h.pool, func(*phantomTokens) bool { return h.shows(r, h.matches) })
+	return p != nil, err
+}
+
+// shows reports whether a token for which that holds is where the request can
+// show one.
+func (h *Handler) shows(r *http.Request, holds func(token string) bool) bool {
 	bearer, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if strings.EqualFold(bearer, "Bearer") && h.matches(strings.TrimSpace(token)) {
+	if strings.EqualFold(bearer, "Bearer") && holds(strings.TrimSpace(token)) {
 		return true
 	}
-	return slices.ContainsFunc(h.pool.doors, func(in injection) bool { return h.matches(in.presented(r)) })
+	return slices.ContainsFunc(h.pool.doors, func(in injection) bool { return holds(in.presented(r)) })
 }
 
 // matches compares with every client's token in a time that does not tell

@@ -72,6 +72,7 @@ type Handler struct {
 	// transport must be `http`, or absent.
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
 
+	app     *App
 	pool    *servedPool
 	clients map[string]client        // those with a token of their own
 	phantom string                   // the name of the one with the pool's phantom
@@ -94,10 +95,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the credential_pool app: %w", err)
 	}
-	if h.pool, err = app.(*App).served(h.Pool); err != nil {
+	h.app = app.(*App)
+	if h.pool, err = h.app.served(h.Pool); err != nil {
 		return err
 	}
-	if err := h.provisionClients(app.(*App)); err != nil {
+	if err := h.provisionClients(); err != nil {
 		return fmt.Errorf("credential_pool %s: %w", h.Pool, err)
 	}
 	if h.OnExhausted == "" {
@@ -243,10 +245,17 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 		writeError(w, r, http.StatusMethodNotAllowed, localError{"method_not_allowed", "TRACE, CONNECT and upgrades other than WebSocket are not let through"})
 		return true
 	}
-	if !h.AllowAnyClient && !h.known(r) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)
-		writeError(w, r, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
-		return true
+	if !h.AllowAnyClient {
+		switch known, err := h.knows(r); {
+		case err != nil:
+			w.Header().Set("Retry-After", keyRetryAfter)
+			writeError(w, r, http.StatusServiceUnavailable, localError{"temporarily_unavailable", "the key of the client tokens can't be read at the moment"})
+			return true
+		case !known:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)
+			writeError(w, r, http.StatusUnauthorized, localError{"unauthorized", "a client token of this pool is required"})
+			return true
+		}
 	}
 	now := time.Now()
 	if h.refuses(h.pool.Check(now, "")) {

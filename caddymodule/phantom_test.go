@@ -10,12 +10,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
@@ -280,29 +283,168 @@ func (d *door) eventually(token string, want int) {
 	}
 }
 
+// What another process has just made is known at the first request.
 func TestPhantom_isThatOfAllProcessesOnOneStorage(t *testing.T) {
-	u := newUpstream(t)
-	d := open(t, u, "", phantomClient)
+	e := newEndpoint(t)
+	d := open(t, e.upstream, "", tokenForms["with an upstream"])
 	storage := t.TempDir()
-	d.load("", phantomClient, u, storage)
-	key, err := another(t, storage).MakePhantomKey(t.Context())
-	if err != nil {
+	for range 3 {
+		d.load("", tokenForms["with an upstream"], e.upstream, storage)
+		key, err := another(t, storage).RotatePhantomKey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := newPhantomTokens(key.Key, d.pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := d.as(theirs.access); code != 200 {
+			t.Errorf("a new one gets %d", code)
+		}
+		if key, err = another(t, storage).RotatePhantomKey(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		old := theirs.access
+		theirs, _ = newPhantomTokens(key.Key, d.pool)
+		if res, answer := d.grant(formBody, refreshForm(theirs.refresh)); res.StatusCode != 200 {
+			t.Errorf("a new one gets %d %s at the token endpoint", res.StatusCode, answer)
+		}
+		if code := d.as(old); code != 401 {
+			t.Errorf("the old one gets %d", code)
+		}
+		if v := d.phantoms(); v.AccessToken != theirs.access || v.RefreshToken != theirs.refresh || v.IDToken != theirs.id {
+			t.Error("the two processes have different ones")
+		}
+	}
+	// A revoked one is found out even if nobody asks.
+	old := d.phantoms().AccessToken
+	if _, err := another(t, storage).RotatePhantomKey(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := newPhantomTokens(key.Key, d.pool)
-	if err != nil {
-		t.Fatal(err)
+	d.eventually(old, 401)
+}
+
+// However many clients show however many tokens that might be of a new key, the
+// storage is asked once a second, and nobody is answered from before.
+func TestPhantom_clientsCanNotFloodTheStorage(t *testing.T) {
+	t.Setenv("TEST_IDENTITY", testIdentity(t))
+	synctest.Test(t, func(t *testing.T) {
+		storage := new(hungStorage)
+		a := &App{logger: zap.NewNop(), storage: storage, Vault: &VaultConfig{Identities: []string{"{env.TEST_IDENTITY}"}}}
+		if err := a.openVault(); err != nil {
+			t.Fatal(err)
+		}
+		sp := new(servedPool)
+		a.pools = map[string]*servedPool{"p": sp}
+		var running sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		running.Go(func() { a.recheckPhantoms(ctx) })
+		ask := func(token string) (bool, error) {
+			p, err := a.phantomsWith(t.Context(), sp, func(p *phantomTokens) bool { return p.refreshes(token) })
+			return p != nil, err
+		}
+
+		var clients sync.WaitGroup
+		for i := range 1000 {
+			clients.Go(func() {
+				time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+				if known, err := ask("unknown"); known || err != nil {
+					t.Errorf("an unknown one: %t, %v", known, err)
+				}
+			})
+		}
+		clients.Wait()
+		if n := storage.called(); n > 7 {
+			t.Errorf("the storage was asked %d times in 5 s", n)
+		}
+
+		p, err := newPhantomTokens(keyOfTheTests, "p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		goOn := storage.hang()
+		began := time.Now()
+		if known, err := ask(p.refresh); known || !errors.Is(err, errStorageSilent) || time.Since(began) > recheckWait {
+			t.Errorf("while the storage hangs: %t, %v after %s", known, err, time.Since(began))
+		}
+		time.Sleep(time.Minute)
+		calls := storage.called()
+		for range 20 {
+			_, _ = ask(p.refresh)
+		}
+		if more := storage.called() - calls; more > 0 {
+			t.Errorf("a storage that hangs was asked %d times more", more)
+		}
+		goOn()
+		key, err := a.vault.RotatePhantomKey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, err = newPhantomTokens(key.Key, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if known, err := ask(p.refresh); !known || err != nil {
+			t.Errorf("the one of the new key: %t, %v", known, err)
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
+// A storage from which the key can't be read leaves the other clients alone, and
+// costs those that hold a phantom nothing but time.
+func TestPhantom_coldStartWithoutTheKey(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"a storage that fails": func(path string) error { return os.Mkdir(path, 0o700) },
+		"a record that is broken": func(path string) error {
+			return os.WriteFile(path, []byte("broken"), 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEndpoint(t)
+			d := open(t, e.upstream, "", tokenForms["with an upstream"])
+			storage := t.TempDir()
+			d.load("", tokenForms["with an upstream"], e.upstream, storage)
+			v := d.phantoms()
+			if err := caddy.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(storage, "credential_pool", "phantom.age")
+			if err := errors.Join(os.Rename(path, path+".away"), spoil(path)); err != nil {
+				t.Fatal(err)
+			}
+			d.load("", tokenForms["with an upstream"], e.upstream, storage)
+			if res, body := d.do(http.MethodPost, "/v1/x", "hello", "Authorization", "Bearer "+v.AccessToken); res.StatusCode != 503 ||
+				res.Header.Get("Retry-After") == "" || !strings.Contains(body, "temporarily_unavailable") {
+				t.Errorf("a phantom gets %d %s", res.StatusCode, body)
+			}
+			res, body := d.grant(formBody, refreshForm(v.RefreshToken))
+			if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !strings.HasPrefix(body, `{"error":"temporarily_unavailable",`) {
+				t.Errorf("its refresh gets %d %s", res.StatusCode, body)
+			}
+			if code := d.as(phantom); code != 200 {
+				t.Errorf("another client gets %d", code)
+			}
+			if code := d.as("no-token-of-anybody"); code != 401 {
+				t.Errorf("nobody gets %d", code)
+			}
+			if res, _ := d.grant(formBody, "grant_type=client_credentials"); res.StatusCode != 418 {
+				t.Errorf("another grant gets %d", res.StatusCode)
+			}
+			if seen := e.hits(); len(seen) != 1 {
+				t.Errorf("the real endpoint got %v", seen)
+			}
+			if err := errors.Join(os.RemoveAll(path), os.Rename(path+".away", path)); err != nil {
+				t.Fatal(err)
+			}
+			if code := d.as(v.AccessToken); code != 200 {
+				t.Errorf("once the key can be read, the phantom gets %d", code)
+			}
+			if v != d.phantoms() {
+				t.Error("the phantoms have changed")
+			}
+		})
 	}
-	d.eventually(theirs.access, 200)
-	if v := d.phantoms(); v.AccessToken != theirs.access || v.RefreshToken != theirs.refresh || v.IDToken != theirs.id {
-		t.Error("the two processes have different ones")
-	}
-	if key, err = another(t, storage).RotatePhantomKey(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	d.eventually(theirs.access, 401)
-	theirs, _ = newPhantomTokens(key.Key, d.pool)
-	d.eventually(theirs.access, 200)
 }
 
 func TestPhantom_rotateRevokesAtOnce(t *testing.T) {
@@ -376,7 +518,7 @@ func TestPhantom_keyThatCanNotBeReadIsNotReplaced(t *testing.T) {
 	if err := file.Store(t.Context(), key, whole[1:]); err != nil {
 		t.Fatal(err)
 	}
-	d.eventually(v.AccessToken, 401)
+	d.eventually(v.AccessToken, 503)
 	d.operate(http.MethodGet, "/credential_pool/phantom/"+d.pool, 409, nil)
 	if err := file.Store(t.Context(), key, whole); err != nil {
 		t.Fatal(err)

@@ -5,10 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/credentialpool/caddy-credential-pool/vault"
+)
+
+const (
+	// recheckPause is the least time between two looks at the key that clients
+	// can cause.
+	recheckPause = time.Second
+
+	// recheckWait bounds what a client waits for one.
+	recheckWait = 3 * time.Second
+
+	// keyRetryAfter is after how many seconds a client is to come again while the
+	// key can't be read.
+	keyRetryAfter = "5"
 )
 
 // phantomKeeper is what an app remembers of the key of the phantoms.
@@ -18,6 +32,17 @@ type phantomKeeper struct {
 	mu   sync.Mutex
 	seen look
 	key  vault.Secret // that the pools' phantoms are made from
+
+	// wanted holds one while next has not begun.
+	wanted chan struct{}
+	asking sync.Mutex
+	next   *recheck
+}
+
+// recheck is one more look at the key, for all who ask for it before it begins.
+type recheck struct {
+	done chan struct{}
+	err  error
 }
 
 // lookAtPhantoms makes the phantoms of all pools from the key that is now in the
@@ -43,6 +68,76 @@ func (a *App) lookAtPhantoms(ctx context.Context) error {
 	return err
 }
 
+// phantomsWith returns the pool's phantoms if what a client shows is one of them.
+// It may be one of a key that another process has made since the last look, so
+// there is one more look before it returns nil. The error says that the key can't
+// be read, and then nobody knows.
+func (a *App) phantomsWith(ctx context.Context, sp *servedPool, shown func(*phantomTokens) bool) (*phantomTokens, error) {
+	if p := sp.phantoms.Load(); p != nil && shown(p) {
+		return p, nil
+	}
+	if err := a.phantoms.recheck(ctx); err != nil {
+		return nil, err
+	}
+	if p := sp.phantoms.Load(); p != nil && shown(p) {
+		return p, nil
+	}
+	return nil, nil
+}
+
+// recheck waits for a look at the key that begins from now on.
+func (k *phantomKeeper) recheck(ctx context.Context) error {
+	k.asking.Lock()
+	if k.next == nil {
+		k.next = &recheck{done: make(chan struct{})}
+		k.wanted <- struct{}{}
+	}
+	check := k.next
+	k.asking.Unlock()
+	timer := time.NewTimer(recheckWait)
+	defer timer.Stop()
+	select {
+	case <-check.done:
+		return check.err
+	case <-timer.C:
+		return errStorageSilent
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// begin returns who waits for the look that begins now.
+func (k *phantomKeeper) begin() *recheck {
+	k.asking.Lock()
+	defer k.asking.Unlock()
+	check := k.next
+	k.next = nil
+	return check
+}
+
+// recheckPhantoms looks at the key when clients ask for it, until the context
+// ends.
+func (a *App) recheckPhantoms(ctx context.Context) {
+	var looking patient[struct{}]
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.phantoms.wanted:
+		}
+		check := a.phantoms.begin()
+		_, check.err = looking.call(ctx, vaultTime, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, a.lookAtPhantoms(ctx)
+		})
+		close(check.done)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(recheckPause):
+		}
+	}
+}
+
 func (a *App) setPhantoms(key vault.Secret) error {
 	if key.Reveal() == a.phantoms.key.Reveal() {
 		return nil
@@ -61,7 +156,9 @@ func (a *App) setPhantoms(key vault.Secret) error {
 func (a *App) dropPhantoms(instead *phantomTokens) {
 	a.phantoms.key = vault.Secret{}
 	for _, sp := range a.pools {
-		sp.phantoms.Store(instead)
+		if sp.phantoms.Load() != instead {
+			sp.phantoms.Store(instead)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ type TokenHandler struct {
 	// `reverse_proxy` handler. Default: the next handler.
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
 
+	app  *App
 	pool *servedPool
 
 	proxying bool // the proxy is provisioned
@@ -60,10 +61,11 @@ func (h *TokenHandler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the credential_pool app: %w", err)
 	}
-	if h.pool, err = app.(*App).served(h.Pool); err != nil {
+	h.app = app.(*App)
+	if h.pool, err = h.app.served(h.Pool); err != nil {
 		return err
 	}
-	if err := app.(*App).canHavePhantoms(); err != nil {
+	if err := h.app.canHavePhantoms(); err != nil {
 		return fmt.Errorf("credential_pool_token %s: %w", h.Pool, err)
 	}
 	if h.Proxy == nil {
@@ -86,7 +88,7 @@ func (h *TokenHandler) Cleanup() error { return cleanUpProxy(h.Proxy, h.proxying
 func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	switch t := readTokenRequest(r); {
 	case looksLikePhantom(t.refresh):
-		h.answer(w, t)
+		h.answer(w, r, t)
 		return nil
 	case t.phantom:
 		writeToken(w, http.StatusBadRequest, tokenError{"invalid_request", "a phantom token is of use only here, in a refresh of that token alone; the real endpoint does not get it"})
@@ -117,24 +119,23 @@ type tokenError struct {
 }
 
 // answer answers the refresh of a phantom.
-func (h *TokenHandler) answer(w http.ResponseWriter, t tokenRequest) {
-	own := h.pool.phantoms.Load()
-	if own == nil {
-		// It may well be ours: a client must not lose its login over that.
-		w.Header().Set("Retry-After", "5")
+func (h *TokenHandler) answer(w http.ResponseWriter, r *http.Request, t tokenRequest) {
+	p, err := h.app.phantomsWith(r.Context(), h.pool, func(p *phantomTokens) bool { return p.refreshes(t.refresh) })
+	switch {
+	case err != nil: // it may well be ours: a client must not lose its login over that
+		w.Header().Set("Retry-After", keyRetryAfter)
 		writeToken(w, http.StatusServiceUnavailable, tokenError{"temporarily_unavailable", "the key of the tokens can't be read at the moment"})
 		return
-	}
-	if !own.refreshes(t.refresh) {
+	case p == nil:
 		writeToken(w, http.StatusBadRequest, tokenError{"invalid_grant", "this token is another pool's, or was revoked; ask for a new one"})
 		return
 	}
 	answer := tokenAnswer{
-		AccessToken: own.access, TokenType: "Bearer", ExpiresIn: phantomLifetime,
-		RefreshToken: own.refresh, Scope: t.scope,
+		AccessToken: p.access, TokenType: "Bearer", ExpiresIn: phantomLifetime,
+		RefreshToken: p.refresh, Scope: t.scope,
 	}
 	if t.wantsIDToken() {
-		answer.IDToken = own.id
+		answer.IDToken = p.id
 	}
 	writeToken(w, http.StatusOK, answer)
 }

@@ -238,26 +238,6 @@ func TestToken_foreignAndRevokedPhantomsAreRefusedHere(t *testing.T) {
 	}
 }
 
-func TestToken_keyThatCanNotBeReadCostsNoLogin(t *testing.T) {
-	e := newEndpoint(t)
-	d := open(t, e.upstream, "", tokenForms["with an upstream"])
-	v := d.phantoms()
-	app, err := runningApp()
-	if err != nil {
-		t.Fatal(err)
-	}
-	app.phantoms.mu.Lock()
-	app.dropPhantoms(nil)
-	res, answer := d.grant(formBody, refreshForm(v.RefreshToken))
-	app.phantoms.mu.Unlock()
-	if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || strings.Contains(answer, "invalid_grant") {
-		t.Errorf("%d %s", res.StatusCode, answer)
-	}
-	if seen := e.hits(); len(seen) > 0 {
-		t.Errorf("it went to the real endpoint: %v", seen)
-	}
-}
-
 func TestToken_nothingRealReachesTheClient(t *testing.T) {
 	e := newEndpoint(t)
 	d := open(t, e.upstream, "", tokenForms["with an upstream"])
