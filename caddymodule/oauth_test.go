@@ -74,7 +74,7 @@ http://%s {
 	%s
 }
 `, s.admin, filepath.Join(dir, "storage"), s.log, s.pool, s.door,
-		strings.NewReplacer("UPSTREAM", strings.TrimPrefix(api.URL, "http://"), "POOL", s.pool).Replace(directive))
+		strings.NewReplacer("UPSTREAM", strings.TrimPrefix(api.URL, "http://"), "TOKENS", strings.TrimPrefix(endpoint.URL, "http://"), "POOL", s.pool).Replace(directive))
 	load(t, text)
 	t.Cleanup(func() { _ = caddy.Stop() })
 	return s

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"net/url"
@@ -92,9 +93,10 @@ type armed struct {
 	generation         uint64
 	expires, refreshed time.Time
 
-	// refreshable is true if there is a refresh token, and due is when it is to
-	// be used; zero if that is not known.
+	// refreshable is true if there is a refresh token, whose hash is refreshHash,
+	// and due is when it is to be used; zero if that is not known.
 	refreshable bool
+	refreshHash [sha256.Size]byte
 	due         time.Time
 
 	// secrets are the parts that must not come back in an answer's header or an
@@ -176,6 +178,7 @@ func (sp *servedPool) render(c vault.Credential) (*armed, error) {
 	if o := c.OAuth; o != nil {
 		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
 		a.refreshable, a.due = !o.RefreshToken.IsZero(), dueAt(c)
+		a.refreshHash = sha256.Sum256([]byte(o.RefreshToken.Reveal()))
 		a.addSecret(o.RefreshToken)
 		a.addSecret(o.ClientSecret)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -41,8 +43,9 @@ type TokenHandler struct {
 	// `reverse_proxy` handler. Default: the next handler.
 	Proxy *reverseproxy.Handler `json:"proxy,omitempty"`
 
-	app  *App
-	pool *servedPool
+	app    *App
+	pool   *servedPool
+	logger *zap.Logger
 
 	proxying bool // the proxy is provisioned
 }
@@ -61,7 +64,7 @@ func (h *TokenHandler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the credential_pool app: %w", err)
 	}
-	h.app = app.(*App)
+	h.app, h.logger = app.(*App), ctx.Logger()
 	if h.pool, err = h.app.served(h.Pool); err != nil {
 		return err
 	}
@@ -86,13 +89,19 @@ func (h *TokenHandler) Cleanup() error { return cleanUpProxy(h.Proxy, h.proxying
 
 // ServeHTTP implements [caddyhttp.MiddlewareHandler].
 func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	switch t := readTokenRequest(r); {
+	t := readTokenRequest(r)
+	switch {
 	case looksLikePhantom(t.refresh):
 		h.answer(w, r, t)
 		return nil
 	case t.phantom:
 		writeToken(w, http.StatusBadRequest, tokenError{"invalid_request", "a phantom token is of use only here, in a refresh of that token alone; the real endpoint does not get it"})
 		return nil
+	}
+	if watch := h.watchToken(w, t.refresh); watch != nil {
+		// Also when the proxy panics, as it does when an answer is cut.
+		defer watch.finish()
+		w = watch
 	}
 	if h.Proxy != nil {
 		return h.Proxy.ServeHTTP(w, r, next)

@@ -245,3 +245,31 @@ func TestPool_manyInFlightFailConcurrentlyAndCountOnce(t *testing.T) {
 	b.wantState("a", pool.StateCooling, time.Minute)
 	b.wantState("b", pool.StateReady, 0)
 }
+
+func TestPool_leaseOfAMemberThatWasNotChosen(t *testing.T) {
+	b := newBed(t, "a", "b")
+	identity := b.acquire().Identity() + "-of-another"
+	for _, name := range []string{"a", "b", "c"} {
+		if _, ok := b.AcquireMember(b.now, name, identity); ok {
+			t.Errorf("there is a lease on %s for another's credential", name)
+		}
+	}
+	if _, ok := b.AcquireMember(b.now, "b", ""); ok {
+		t.Error("there is a lease for no credential")
+	}
+	l, ok := b.AcquireMember(b.now, "b", "id-of-b")
+	if !ok || l.Member() != "b" {
+		t.Fatalf("%+v, %t", l, ok)
+	}
+	b.fail(l, 0)
+	b.wantEvents()
+	b.wantState("a", pool.StateReady, 0)
+	b.wantState("b", pool.StateCooling, time.Minute)
+	if l := b.acquire(); l.Member() != "a" {
+		t.Errorf("the active member is %s", l.Member())
+	}
+	b.SetMissing("b", "gone")
+	if _, ok := b.AcquireMember(b.now, "b", "id-of-b"); ok {
+		t.Error("there is a lease on a member that is missing")
+	}
+}

@@ -262,6 +262,21 @@ func (p *Pool) AcquireOther(now time.Time, key string, tried []Lease) (Lease, bo
 	return Lease{p, p.take(i, now, key), key}, true
 }
 
+// AcquireMember hands out that member, whatever its state, for an attempt that is
+// made with its credential without the pool's choice. It reports false if the
+// member's credential is not the one of that identity.
+func (p *Pool) AcquireMember(now time.Time, name, identity string) (Lease, bool) {
+	s := p.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.settle(now)
+	i := p.index(name)
+	if i < 0 || identity == "" || p.members[i].identity != identity {
+		return Lease{}, false
+	}
+	return Lease{p, p.take(i, now, ""), ""}, true
+}
+
 func (p *Pool) credential(i int) credential {
 	return credential{p.members[i].name, p.members[i].identity}
 }
