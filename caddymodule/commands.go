@@ -95,6 +95,7 @@ func addCommands(root *cobra.Command) {
 	put.Flags().StringArrayVar(&fields, "field", nil, "An extra field that is not secret, as name=value; repeatable")
 
 	op.addImport(add)
+	op.addLogin(add)
 	add("remove <pool> <member>", "Removes a credential from the vault", 2, 2, op.remove)
 
 	var limit int
@@ -113,29 +114,15 @@ func addCommands(root *cobra.Command) {
 // call makes a request and decodes the answer. With --json it prints it
 // instead, and reports that nothing is left to print.
 func (op *operator) call(method, path string, body, into any) (printed bool, err error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(op.address, nil, "", "")
+	answer, err := op.ask(method, path, body)
 	if err != nil {
-		return false, fmt.Errorf("finding the admin API: %w", err)
+		return false, err
 	}
-	var send io.Reader
-	header := make(http.Header)
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return false, fmt.Errorf("encoding the request: %w", err)
-		}
-		send = bytes.NewReader(b)
-		header.Set("Content-Type", "application/json")
-	}
-	res, err := caddycmd.AdminAPIRequest(address, method, path, header, send)
-	if err != nil {
-		return false, apiFailure(address, err)
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return false, fmt.Errorf("reading the answer of the admin API: %w", err)
-	}
+	return op.take(answer, into)
+}
+
+// take decodes an answer, or prints it with --json.
+func (op *operator) take(answer []byte, into any) (printed bool, err error) {
 	if op.json {
 		_, err := op.cmd.OutOrStdout().Write(answer)
 		return true, err
@@ -147,6 +134,34 @@ func (op *operator) call(method, path string, body, into any) (printed bool, err
 		return false, fmt.Errorf("reading the answer of the admin API: %w", err)
 	}
 	return false, nil
+}
+
+// ask makes a request and returns the answer.
+func (op *operator) ask(method, path string, body any) ([]byte, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(op.address, nil, "", "")
+	if err != nil {
+		return nil, fmt.Errorf("finding the admin API: %w", err)
+	}
+	var send io.Reader
+	header := make(http.Header)
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the request: %w", err)
+		}
+		send = bytes.NewReader(b)
+		header.Set("Content-Type", "application/json")
+	}
+	res, err := caddycmd.AdminAPIRequest(address, method, path, header, send)
+	if err != nil {
+		return nil, apiFailure(address, err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer of the admin API: %w", err)
+	}
+	return answer, nil
 }
 
 // apiFailure takes what the API said out of an error of Caddy's client, which
@@ -197,6 +212,11 @@ func (op *operator) table(heading string, rows func(row func(...any))) error {
 		fmt.Fprintln(w, strings.Join(texts, "\t"))
 	})
 	return w.Flush()
+}
+
+// tell tells the person something besides the command's result.
+func (op *operator) tell(format string, args ...any) {
+	fmt.Fprintf(op.cmd.ErrOrStderr(), format, args...)
 }
 
 func (op *operator) say(format string, args ...any) error {

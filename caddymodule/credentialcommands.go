@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/credentialpool/caddy-credential-pool/vault"
 )
 
@@ -47,15 +45,11 @@ func (op *operator) add(args []string, kind string, fields []string) error {
 	if kind != vault.KindStatic && kind != vault.KindOAuth {
 		return errors.New("--kind must be static or oauth")
 	}
-	extra := make(map[string]string, len(fields))
-	for _, field := range fields {
-		name, value, ok := strings.Cut(field, "=")
-		if !ok {
-			return errors.New("--field wants name=value")
-		}
-		extra[name] = value
+	extra, err := parsePairs("--field", fields)
+	if err != nil {
+		return err
 	}
-	text, err := op.readSecret()
+	text, err := op.readSecret("Secret")
 	if err != nil {
 		return err
 	}
@@ -86,8 +80,17 @@ func parseLogin(text string) (credentialBody, error) {
 }
 
 func (op *operator) putCredential(args []string, body credentialBody) error {
+	answer, err := op.ask(http.MethodPut, credentialPath(args), body)
+	if err != nil {
+		return err
+	}
+	return op.tellStored(args, answer)
+}
+
+// tellStored says what a put has come to.
+func (op *operator) tellStored(args []string, answer []byte) error {
 	var c vault.Info
-	if printed, err := op.call(http.MethodPut, credentialPath(args), body, &c); printed || err != nil {
+	if printed, err := op.take(answer, &c); printed || err != nil {
 		return err
 	}
 	if !op.hasMember(args) {
@@ -99,33 +102,62 @@ func (op *operator) putCredential(args []string, body credentialBody) error {
 // hasMember reports whether a pool has a member, if that can be found out.
 func (op *operator) hasMember(args []string) bool {
 	var p poolView
-	if _, err := op.call(http.MethodGet, poolPath(args[0]), nil, &p); err != nil {
+	answer, err := op.ask(http.MethodGet, poolPath(args[0]), nil)
+	if err != nil || json.Unmarshal(answer, &p) != nil {
 		return false
 	}
 	return slices.ContainsFunc(p.Members, func(m memberView) bool { return m.Name == args[1] })
 }
 
-// readSecret asks on a terminal, without showing what is typed, and reads all
-// of standard input elsewhere.
-func (op *operator) readSecret() (string, error) {
+// readSecret asks for a secret on a terminal, without showing what is typed, and
+// reads all of standard input elsewhere.
+func (op *operator) readSecret(label string) (string, error) {
 	in := op.cmd.InOrStdin()
-	var secret []byte
+	var text string
 	var err error
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		fmt.Fprint(op.cmd.ErrOrStderr(), "Secret: ")
-		secret, err = term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(op.cmd.ErrOrStderr())
+	if f, ok := terminal(in); ok {
+		op.tell("%s: ", label)
+		text, err = readHidden(f)
+		op.tell("\n")
 	} else {
-		secret, err = io.ReadAll(io.LimitReader(in, maxAdminBody))
+		var all []byte
+		all, err = io.ReadAll(io.LimitReader(in, maxAdminBody))
+		text = string(all)
+	}
+	if errors.Is(err, errGivenUp) {
+		return "", err
 	}
 	if err != nil {
 		return "", fmt.Errorf("reading the secret: %w", err)
 	}
-	text := strings.TrimSuffix(strings.TrimSuffix(string(secret), "\n"), "\r")
-	if text == "" {
+	if text = withoutNewline(text); text == "" {
 		return "", errors.New("no secret was given; type it at the prompt, or send it to standard input")
 	}
 	return text, nil
+}
+
+// clientSecret reads the secret of the client that logs in, if it has one.
+func (op *operator) clientSecret(file string) (string, error) {
+	switch file {
+	case "":
+		return "", nil
+	case "-":
+		return op.readSecret("Client secret")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--client-secret-file: %w", err)
+	}
+	secret := withoutNewline(string(text))
+	if secret == "" {
+		return "", errors.New("--client-secret-file: the file is empty")
+	}
+	return secret, nil
+}
+
+// withoutNewline removes the end of the line that a secret stands in.
+func withoutNewline(text string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
 }
 
 func (op *operator) remove(args []string) error {

@@ -55,3 +55,20 @@ func (p *patient[T]) call(ctx context.Context, limit time.Duration, f func(conte
 func within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	return new(patient[T]).call(ctx, limit, f)
 }
+
+// unless returns what f returns, unless the context ends before: then f is left
+// to itself.
+func unless[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	done := make(chan outcome[T], 1)
+	go func() {
+		value, err := f()
+		done <- outcome[T]{value, err}
+	}()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
+}

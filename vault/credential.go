@@ -88,6 +88,15 @@ func (c Credential) info() Info {
 	return info
 }
 
+// Check reports whether Put takes the credential, but for its name. The error
+// wraps ErrInvalid, and shows no value.
+func (c Credential) Check() error {
+	if err := c.check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
+}
+
 // check reports what is wrong with the parts that the operator gives. Its errors
 // show no value, and no field's name that is not well formed either, in case it
 // is a value in the wrong place.

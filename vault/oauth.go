@@ -93,7 +93,7 @@ func (o *OAuth) check() error {
 		return errors.New("refresh_token needs token_url and client_id")
 	}
 	if o.TokenURL != "" {
-		if err := checkTokenURL(o.TokenURL); err != nil {
+		if err := CheckTokenURL(o.TokenURL); err != nil {
 			return fmt.Errorf("token_url %w", err)
 		}
 	}
@@ -123,9 +123,11 @@ func (o *OAuth) checkTimes() error {
 	return nil
 }
 
-// checkTokenURL finishes the sentence that begins with the URL's name. A refresh
-// token goes there, so nobody on the way may read it.
-func checkTokenURL(s string) error {
+// CheckTokenURL reports what is wrong with the URL of a token endpoint, or of
+// another endpoint that is told a secret: nobody on the way may read it. The
+// error finishes the sentence that begins with the URL's name, and does not show
+// the URL.
+func CheckTokenURL(s string) error {
 	if len(s) > maxValueLen {
 		return fmt.Errorf("has more than %d bytes", maxValueLen)
 	}
