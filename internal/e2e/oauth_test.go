@@ -1,151 +1,293 @@
 package e2e
 
 import (
-	"encoding/json"
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// tokenEndpoint gives out tokens whose refresh tokens work once.
-type tokenEndpoint struct {
-	*httptest.Server
-	c *caddy
+// looked is a config that lets Caddy look at the vault often.
+const looked = "sync_interval 100ms"
 
-	mu             sync.Mutex
-	accounts       map[string]string // by the refresh token that works
-	grants, reuses int
-	granted        chan struct{} // if it is set: told of each grant, whose answer then never comes
+// startOAuth starts a Caddy whose accounts log in at a server that is started,
+// too. Nobody is logged in yet.
+func startOAuth(t *testing.T, accounts ...string) (*caddy, *authServer) {
+	t.Helper()
+	c := newCaddy(t, accounts...)
+	c.start(config{members: c.vaulted(), app: looked, global: "\tmetrics"})
+	return c, newAuthServer(t, c)
 }
 
-func newTokenEndpoint(c *caddy) *tokenEndpoint {
-	e := &tokenEndpoint{c: c, accounts: make(map[string]string)}
-	e.Server = httptest.NewServer(http.HandlerFunc(e.serve))
-	c.t.Cleanup(e.Close)
-	return e
-}
-
-func (e *tokenEndpoint) serve(w http.ResponseWriter, r *http.Request) {
-	_ = r.ParseForm()
-	e.mu.Lock()
-	account, ok := e.accounts[r.PostForm.Get("refresh_token")]
-	if !ok {
-		e.reuses++
-		e.mu.Unlock()
-		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte(`{"error":"invalid_grant"}`))
-		return
+// waiting returns how many requests have no answer yet.
+func (c *caddy) waiting() (n int) {
+	c.t.Helper()
+	for line := range strings.Lines(c.admin(http.MethodGet, "/metrics", "").body) {
+		var of int
+		if labels, value, ok := strings.Cut(line, "} "); ok && strings.HasPrefix(labels, "caddy_http_requests_in_flight{") {
+			_, _ = fmt.Sscan(value, &of)
+			n = max(n, of)
+		}
 	}
-	delete(e.accounts, r.PostForm.Get("refresh_token"))
-	next := e.c.canary()
-	e.accounts[next] = account
-	e.grants++
-	granted := e.granted
-	e.mu.Unlock()
-	if granted != nil {
-		close(granted)
-		<-r.Context().Done()
-		return
-	}
-	time.Sleep(100 * time.Millisecond)
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": e.c.account(account), "refresh_token": next, "expires_in": 3600})
+	return n
 }
 
-func (e *tokenEndpoint) counts() (grants, reuses int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.grants, e.reuses
+// refreshed waits until the vault holds tokens that were refreshed so often.
+func (s *authServer) refreshed(c *caddy, account string, times int) {
+	c.t.Helper()
+	eventually(c.t, fmt.Sprint(account, " is refreshed ", times, " times, and that is stored"), func() bool {
+		return s.of(c.record(account).Refresh).generation == times
+	})
 }
 
-// login puts a login of the account that ends then.
-func (e *tokenEndpoint) login(account string, expires time.Time) {
-	e.c.t.Helper()
-	refresh := e.c.canary()
-	e.mu.Lock()
-	e.accounts[refresh] = account
-	e.mu.Unlock()
-	access := e.c.account(account)
-	if expires.Before(time.Now()) {
-		access = e.c.account("expired")
-	}
-	e.c.want(200, http.MethodPut, "/credential_pool/credentials/api/"+account, fmt.Sprintf(
-		`{"kind":"oauth","access_token":%q,"refresh_token":%q,"expires_at":%q,"token_url":%q,"client_id":"app"}`,
-		access, refresh, expires.UTC().Format(time.RFC3339), e.URL), nil)
-}
-
-// lostIn is until when a login that was lost has shown it after a kill: the lock
-// of the killed process has to grow old, and then its intent.
-const lostIn = 60 * time.Second
-
-func TestFault_killedBetweenGrantAndStore(t *testing.T) {
+func TestFault_hundredRequestsMeetATokenThatHasEnded(t *testing.T) {
 	t.Parallel()
-	c := newCaddy(t, "work", "home")
-	cfg := config{members: c.vaulted()}
-	c.start(cfg)
-	c.upstream.answer("expired", status(http.StatusUnauthorized))
-	e := newTokenEndpoint(c)
-	e.login("home", time.Now().Add(time.Hour))
-	e.granted = make(chan struct{})
-	e.login("work", time.Now().Add(-time.Minute))
-	<-e.granted
-	c.kill()
-
-	e.mu.Lock()
-	e.granted = nil
-	e.mu.Unlock()
-	c.start(cfg)
-	c.is("home", "ready")
-	served(t, c.get("/"), "home")
-	for deadline := time.Now().Add(lostIn); c.member("work").State != "missing" && time.Now().Before(deadline); {
-		time.Sleep(200 * time.Millisecond)
-	}
-	if m := c.member("work"); m.Reason != "log in again (invalid_grant)" {
-		t.Errorf("work is %s (%s)", m.State, m.Reason)
-	}
-	served(t, c.get("/"), "home")
-	if grants, reuses := e.counts(); grants != 1 || reuses != 1 {
-		t.Errorf("%d grants, %d attempts with the used token", grants, reuses)
-	}
-	e.login("work", time.Now().Add(time.Hour))
-	c.is("work", "ready")
-}
-
-func TestFault_twoProcessesMeetAnExpiredToken(t *testing.T) {
-	t.Parallel()
-	const rounds = 5
-	other := newCaddy(t, "work")
-	identity := other.identity()
-	other.setenv("IDENTITY", identity)
-	c := newCaddy(t, "work")
-	c.watch(canary{strings.TrimPrefix(identity, "AGE-SECRET-KEY-1")})
-	c.setenv("IDENTITY", identity)
-	other.storage, other.upstream = c.storage, c.upstream
-	cfg := config{members: c.vaulted(), app: "vault {\nidentity {env.IDENTITY}\n}\nsync_interval 100ms"}
-	c.start(cfg)
-	other.start(cfg)
-	e := newTokenEndpoint(c)
-	for range rounds {
-		e.login("work", time.Now().Add(-time.Minute))
-		eventually(t, "both have it", func() bool {
-			return c.member("work").State == "ready" && other.member("work").State == "ready"
+	for name, tt := range map[string]struct {
+		left time.Duration // of the token, as far as Caddy knows
+		hits int           // at the API
+	}{
+		"as Caddy knows":        {-time.Minute, 100},
+		"as only the API knows": {time.Hour, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, s := startOAuth(t, "work", "home")
+			held := newGate(t)
+			s.send(held.held)
+			s.put(c, time.Now().Add(time.Hour), "home")
+			s.put(c, time.Now().Add(tt.left), "work")
+			s.end("work")
+			answers := make([]answer, 100)
+			var all sync.WaitGroup
+			for i := range answers {
+				all.Go(func() { answers[i], _ = c.try(c.request(http.MethodPost, "/", "a question")) })
+			}
+			held.wait(t, 1)
+			eventually(t, "all wait for the tokens", func() bool { return c.waiting() >= 100 })
+			held.open()
+			all.Wait()
+			for _, a := range answers {
+				served(t, a, "work")
+			}
+			s.saw(t, 1, 0)
+			equal(t, "upstream hits", len(c.upstream.seen()), tt.hits)
+			equal(t, "notices", c.notices(), "[refreshed work> ]")
 		})
-		var wg sync.WaitGroup
-		for i := range 20 {
-			wg.Go(func() {
-				one := []*caddy{c, other}[i%2]
-				if a := one.get("/"); a.status != http.StatusOK {
-					t.Errorf("status %d", a.status)
+	}
+}
+
+func TestFault_answerWithoutARefreshTokenKeepsTheOldOne(t *testing.T) {
+	t.Parallel()
+	c, s := startOAuth(t, "work")
+	s.store.keeps.Store(true)
+	s.send(with(map[string]any{"refresh_token": nil}))
+	s.put(c, time.Now().Add(-time.Minute), "work")
+	for n := 1; n <= 3; n++ {
+		eventually(t, "it is refreshed", func() bool { return len(s.grants()) == n && !c.record("work").Intent })
+		served(t, c.get("/"), "work")
+		equal(t, "the stored refresh token is the first one", s.of(c.record("work").Refresh).generation, 0)
+		s.end("work")
+		if n < 3 {
+			c.age("work", -time.Second)
+		}
+	}
+	s.saw(t, 3, 0)
+}
+
+// What is no answer of a token endpoint is nobody's fault: the token that is
+// there serves on, and the next attempt finds the login as it was.
+func TestFault_tokenEndpointIsOutOfOrder(t *testing.T) {
+	t.Parallel()
+	var elsewhere atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	page := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, "<!doctype html><title>Back soon</title><p>invalid_grant, access_token, refresh_token")
+		}
+	}
+	for reason, answers := range map[string]http.HandlerFunc{
+		"307":             status(http.StatusTemporaryRedirect, "Location", other.URL+"/token"),
+		"308":             status(http.StatusPermanentRedirect, "Location", other.URL+"/token"),
+		"302":             status(http.StatusFound, "Location", other.URL+"/token"),
+		"500":             page(http.StatusInternalServerError),
+		"502":             status(http.StatusBadGateway),
+		"503":             status(http.StatusServiceUnavailable, "Retry-After", "1"),
+		"429":             status(http.StatusTooManyRequests, "Retry-After", "1"),
+		"no_token":        page(http.StatusOK),
+		"no_token, empty": refusal(http.StatusOK, `{}`),
+		"no_token, null":  refusal(http.StatusOK, `{"access_token":null,"refresh_token":"a new one"}`),
+		"unreachable":     func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"timeout": func(_ http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Minute):
+			}
+		},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
+			c, s := startOAuth(t, "work", "home")
+			s.put(c, time.Now().Add(time.Hour), "work", "home")
+			before := c.record("work")
+			var asked atomic.Int32
+			s.refuse(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				answers(w, r)
+			})
+			c.age("work", 4*time.Minute)
+			eventually(t, "the endpoint is asked", func() bool { return asked.Load() > 0 })
+			code, _, _ := strings.Cut(reason, ",")
+			failed := fmt.Sprintf("[refresh_failed work> %s]", code)
+			for deadline := time.Now().Add(2 * patience); fmt.Sprint(c.notices()) != failed; time.Sleep(50 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("told %s, want %s", c.notices(), failed)
+				}
+				began := time.Now()
+				served(t, c.get("/"), "work")
+				if took := time.Since(began); took > 2*time.Second {
+					t.Errorf("a request took %s", took)
+				}
+			}
+			served(t, c.get("/"), "work")
+			c.is("work", "ready")
+			if after := c.record("work"); after.Access != before.Access || after.Refresh != before.Refresh || after.ID != before.ID || after.Lost != "" {
+				t.Error("the login has changed in the vault")
+			}
+			if n := asked.Load(); n > 2 {
+				t.Errorf("the endpoint was asked %d times", n)
+			}
+			s.refuse(nil)
+			s.refreshed(c, "work", 1)
+			served(t, c.get("/"), "work")
+			s.saw(t, 1, 0)
+			equal(t, "notices", c.notices(), fmt.Sprintf("[refresh_failed work> %s refreshed work> ]", code))
+			equal(t, "requests where a redirect leads", elsewhere.Load(), 0)
+		})
+	}
+}
+
+func TestFault_oddLifetimesDoNotLoop(t *testing.T) {
+	t.Parallel()
+	lives := []any{0, -1, nil, "3600", "soon", "", 0.5, 1e300, true, map[string]any{"seconds": 1}, 1}
+	accounts := make([]string, 0, len(lives))
+	for i := range lives {
+		accounts = append(accounts, fmt.Sprint("odd-", i))
+	}
+	c, s := startOAuth(t, accounts...)
+	for i, life := range lives {
+		s.send(with(map[string]any{"expires_in": life}))
+		s.put(c, time.Now().Add(-time.Minute), accounts[i])
+		s.refreshed(c, accounts[i], 1)
+	}
+	never(t, 5*time.Second, "a login is refreshed once more", func() bool { return len(s.grants()) > len(lives) })
+	for _, account := range accounts {
+		c.is(account, "ready")
+		if c.active() != account {
+			c.want(200, http.MethodPost, "/credential_pool/pools/api/rotate", fmt.Sprintf(`{"to":%q}`, account), nil)
+		}
+		served(t, c.get("/"), account)
+	}
+	s.saw(t, len(lives), 0)
+}
+
+// Clients leave while they wait for tokens, while their request is made again
+// with the new ones, and in the midst of an answer.
+func TestFault_clientsLeaveAroundARefresh(t *testing.T) {
+	needProc(t)
+	t.Parallel()
+	const clients = 20
+	c, s := startOAuth(t, "work", "home")
+	s.put(c, time.Now().Add(time.Hour), "work", "home")
+	served(t, c.get("/"), "work")
+	before := c.vitals()
+	leave := func(what string, reached func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				if _, err := c.try(c.request(http.MethodPost, "/", "a question").WithContext(ctx)); err == nil {
+					t.Errorf("%s: an answer came to its end", what)
 				}
 			})
 		}
-		wg.Wait()
+		reached()
+		cancel()
+		all.Wait()
 	}
-	if grants, reuses := e.counts(); grants != rounds || reuses != 0 {
-		t.Errorf("%d grants in %d rounds, %d reuses", grants, rounds, reuses)
+
+	held := newGate(t)
+	s.send(held.held)
+	s.put(c, time.Now().Add(-time.Minute), "work")
+	leave("while they wait for tokens", func() {
+		held.wait(t, 1)
+		eventually(t, "all wait", func() bool { return c.waiting() >= clients })
+	})
+	eventually(t, "they have left", func() bool { return c.waiting() <= 1 })
+	held.open()
+	s.refreshed(c, "work", 1)
+	served(t, c.get("/"), "work")
+
+	s.send(send200)
+	s.put(c, time.Now().Add(time.Hour), "work") // tokens that are new are not refreshed when they are rejected
+	s.end("work")
+	stream := newGate(t)
+	work := s.guard("work")
+	c.upstream.answer("work", func(w http.ResponseWriter, r *http.Request) {
+		if s.rejects(r) {
+			work(w, r)
+			return
+		}
+		stream.before(work)(w, r)
+	})
+	leave("while the request is made again", func() { stream.wait(t, clients) })
+	s.refreshed(c, "work", 1)
+
+	c.upstream.answer("work", func(w http.ResponseWriter, r *http.Request) {
+		for n := 0; r.Context().Err() == nil; n++ {
+			event(w, n)
+			if n == 0 {
+				stream.arrived <- struct{}{}
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	leave("in the midst of an answer", func() { stream.wait(t, clients) })
+
+	c.upstream.answer("work", work)
+	served(t, c.get("/"), "work")
+	after := c.vitals()
+	if after.goroutines > before.goroutines+5 || after.files > before.files+5 {
+		t.Errorf("at first %s, but in the end %s", before, after)
 	}
+	c.is("work", "ready")
+	s.saw(t, 2, 0)
+	equal(t, "notices", c.notices(), "[refreshed work>  refreshed work> ]")
+}
+
+// An answer that is lost on the way takes the refresh token with it. The next
+// attempt shows that, and nobody insists.
+func TestFault_answerOfTheTokenEndpointIsLost(t *testing.T) {
+	t.Parallel()
+	c, s := startOAuth(t, "work", "home")
+	s.put(c, time.Now().Add(time.Hour), "work", "home")
+	s.send(lost)
+	c.age("work", 4*time.Minute)
+	eventually(t, "it is tried once more", func() bool { return len(s.grants()) == 2 })
+	s.send(send200)
+	eventually(t, "the login is lost", func() bool { return c.member("work").State == "missing" })
+	c.mustLogIn(t, "work")
+	served(t, c.get("/"), "home")
+	never(t, 2*time.Second, "it is tried again", func() bool { return len(s.grants()) > 2 })
+	s.saw(t, 1, 1)
+	s.put(c, time.Now().Add(time.Hour), "work")
+	c.is("work", "ready")
 }
