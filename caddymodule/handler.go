@@ -249,7 +249,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request) bool {
 		switch known, err := h.knows(r); {
 		case err != nil:
 			w.Header().Set("Retry-After", keyRetryAfter)
-			writeError(w, r, http.StatusServiceUnavailable, localError{"temporarily_unavailable", "the key of the client tokens can't be read at the moment"})
+			writeError(w, r, http.StatusServiceUnavailable, localError{"temporarily_unavailable", "the key of the phantom tokens is not there, or can't be read at the moment"})
 			return true
 		case !known:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="credential_pool"`)

@@ -38,9 +38,6 @@ type phantomTokens struct {
 	refreshHash         [sha256.Size]byte
 }
 
-// noPhantoms are those of a pool while there is no key.
-var noPhantoms = new(phantomTokens)
-
 // phantomClaims are those of a phantom access or ID token. The order of the
 // fields is that of the bytes, and may not change.
 type phantomClaims struct {

@@ -57,10 +57,10 @@ func (a *App) lookAtPhantoms(ctx context.Context) error {
 	case err == nil:
 		err = a.setPhantoms(key.Key)
 	case errors.Is(err, vault.ErrNotFound):
-		err = nil
-		a.dropPhantoms(noPhantoms)
+		err = nil // nobody has asked for one yet
+		a.dropPhantoms()
 	case aboutRecord(err):
-		a.dropPhantoms(nil)
+		a.dropPhantoms()
 	default:
 		meaning = "the key of the phantom tokens can't be looked at; what is in memory goes on serving"
 	}
@@ -68,10 +68,14 @@ func (a *App) lookAtPhantoms(ctx context.Context) error {
 	return err
 }
 
+// errNoPhantoms is returned while there is no key of the phantoms.
+var errNoPhantoms = errors.New("there is no key of the phantom tokens")
+
 // phantomsWith returns the pool's phantoms if what a client shows is one of them.
 // It may be one of a key that another process has made since the last look, so
 // there is one more look before it returns nil. The error says that the key can't
-// be read, and then nobody knows.
+// be read, or is not there, as in a storage that is not mounted yet: then nobody
+// knows.
 func (a *App) phantomsWith(ctx context.Context, sp *servedPool, shown func(*phantomTokens) bool) (*phantomTokens, error) {
 	if p := sp.phantoms.Load(); p != nil && shown(p) {
 		return p, nil
@@ -79,7 +83,10 @@ func (a *App) phantomsWith(ctx context.Context, sp *servedPool, shown func(*phan
 	if err := a.phantoms.recheck(ctx); err != nil {
 		return nil, err
 	}
-	if p := sp.phantoms.Load(); p != nil && shown(p) {
+	switch p := sp.phantoms.Load(); {
+	case p == nil:
+		return nil, errNoPhantoms
+	case shown(p):
 		return p, nil
 	}
 	return nil, nil
@@ -153,12 +160,13 @@ func (a *App) setPhantoms(key vault.Secret) error {
 	return nil
 }
 
-func (a *App) dropPhantoms(instead *phantomTokens) {
+func (a *App) dropPhantoms() {
+	if a.phantoms.key.IsZero() {
+		return
+	}
 	a.phantoms.key = vault.Secret{}
 	for _, sp := range a.pools {
-		if sp.phantoms.Load() != instead {
-			sp.phantoms.Store(instead)
-		}
+		sp.phantoms.Store(nil)
 	}
 }
 

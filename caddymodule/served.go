@@ -41,8 +41,8 @@ type servedPool struct {
 	// hosts are those to which credentials may go that no upstream names.
 	hosts []hostPattern
 
-	// phantoms are the clients' stand-in tokens; nil while their key can't be
-	// read.
+	// phantoms are the clients' stand-in tokens; nil while there is no key, or it
+	// can't be read.
 	phantoms atomic.Pointer[phantomTokens]
 
 	shared    *sharedState

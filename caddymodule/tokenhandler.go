@@ -34,7 +34,8 @@ const phantomLifetime = 24 * 60 * 60
 // as a revocation or a token exchange, is refused, too: the real endpoint never
 // gets one. No real login is touched. Everything else, such as a login with a
 // device code or an authorization code, or the refresh of a real token, goes on as
-// it came: to `proxy`, or else to the next handler.
+// it came: to `proxy`, or else to the next handler. What that answers to the
+// refresh of a member's own login is judged as it passes.
 type TokenHandler struct {
 	// The name of the pool, as in the `credential_pool` app. Required.
 	Pool string `json:"pool"`
@@ -133,7 +134,7 @@ func (h *TokenHandler) answer(w http.ResponseWriter, r *http.Request, t tokenReq
 	switch {
 	case err != nil: // it may well be ours: a client must not lose its login over that
 		w.Header().Set("Retry-After", keyRetryAfter)
-		writeToken(w, http.StatusServiceUnavailable, tokenError{"temporarily_unavailable", "the key of the tokens can't be read at the moment"})
+		writeToken(w, http.StatusServiceUnavailable, tokenError{"temporarily_unavailable", "the key of the phantom tokens is not there, or can't be read at the moment"})
 		return
 	case p == nil:
 		writeToken(w, http.StatusBadRequest, tokenError{"invalid_grant", "this token is another pool's, or was revoked; ask for a new one"})

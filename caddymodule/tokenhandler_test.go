@@ -217,7 +217,6 @@ func TestToken_foreignAndRevokedPhantomsAreRefusedHere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused("one from before there was a key", formBody, refreshForm(foreign.refresh))
 	v := d.phantoms()
 	key, err := runningKey()
 	if err != nil {
