@@ -103,7 +103,7 @@ func metadata(ctx context.Context, client *http.Client, at string) (s authServer
 	heard := &loginTransport{listener: listener{next: client.Transport}}
 	res, err := (&http.Client{Transport: heard, CheckRedirect: client.CheckRedirect}).Do(req)
 	if err != nil {
-		return s, false, fmt.Errorf("--issuer: no answer from %s: %w", at, whyUnreachable(err))
+		return s, false, fmt.Errorf("--issuer: no answer from %s (is the issuer right?): %w", at, whyUnreachable(err))
 	}
 	_ = res.Body.Close()
 	if res.StatusCode != http.StatusOK || json.Unmarshal(heard.body, &s) != nil || s.Issuer == "" {

@@ -91,7 +91,7 @@ func addCommands(root *cobra.Command) {
 	var kind string
 	put := add("add <pool> <member>", "Puts a credential in the vault; the secret is read from a prompt, or from standard input", 2, 2,
 		func(args []string) error { return op.add(args, kind, fields) })
-	put.Flags().StringVar(&kind, "kind", vault.KindStatic, "static for a key, or oauth for a login, which is read as the JSON object that the admin API takes")
+	put.Flags().StringVar(&kind, "kind", vault.KindStatic, "static for a key, or oauth for a login: asked for in parts, or read from standard input as the JSON object that the admin API takes")
 	put.Flags().StringArrayVar(&fields, "field", nil, "An extra field that is not secret, as name=value; repeatable")
 
 	op.addImport(add)

@@ -49,19 +49,42 @@ func (op *operator) add(args []string, kind string, fields []string) error {
 	if err != nil {
 		return err
 	}
-	text, err := op.readSecret("Secret")
+	var body credentialBody
+	if kind == vault.KindOAuth {
+		body, err = op.readLogin(args)
+	} else {
+		body.Kind = kind
+		body.Secret, err = op.readSecret("Secret")
+	}
 	if err != nil {
 		return err
 	}
-	body := credentialBody{Kind: kind, Secret: text}
-	if kind == vault.KindOAuth {
-		if body, err = parseLogin(text); err != nil {
-			return err
-		}
-		maps.Copy(extra, body.Fields)
-	}
+	maps.Copy(extra, body.Fields)
 	body.Fields = extra
 	return op.putCredential(args, body)
+}
+
+// readLogin asks for a login on a terminal, and reads the JSON of one from
+// standard input elsewhere.
+func (op *operator) readLogin(args []string) (credentialBody, error) {
+	p, ok := op.prompter()
+	if !ok {
+		text, err := op.readSecret("Login")
+		if err != nil {
+			return credentialBody{}, err
+		}
+		return parseLogin(text)
+	}
+	if err := op.tryCredential(args); err != nil { // before all is typed in
+		return credentialBody{}, err
+	}
+	return p.login()
+}
+
+// tryCredential makes sure that the vault takes a credential of that name.
+func (op *operator) tryCredential(args []string) error {
+	_, err := op.ask(http.MethodPost, credentialPath(args)+"/try", nil)
+	return err
 }
 
 // parseLogin reads the JSON of a login. Its errors quote nothing of it.
@@ -116,9 +139,7 @@ func (op *operator) readSecret(label string) (string, error) {
 	var text string
 	var err error
 	if f, ok := terminal(in); ok {
-		op.tell("%s: ", label)
-		text, err = readHidden(f)
-		op.tell("\n")
+		text, err = readHidden(f, op.cmd.ErrOrStderr(), label)
 	} else {
 		var all []byte
 		all, err = io.ReadAll(io.LimitReader(in, maxAdminBody))

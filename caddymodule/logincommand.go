@@ -100,8 +100,8 @@ func (op *operator) login(args []string, f *loginFlags) error {
 	if err != nil {
 		return err
 	}
-	if _, err := op.ask(http.MethodPost, credentialPath(args)+"/try", nil); err != nil {
-		return fmt.Errorf("the vault would not take the login: %w", err)
+	if err := op.tryCredential(args); err != nil {
+		return err
 	}
 	a.say, a.wait = op.tell, func(text string) func() { return spin(op.cmd.ErrOrStderr(), text) }
 	if !op.hasMember(args) {

@@ -37,7 +37,7 @@ func (a *authorization) deviceLogin(ctx context.Context) (*oauth2.Token, error) 
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case !code.Expiry.IsZero() && !time.Now().Before(code.Expiry):
-			return nil, refused("expired_token", "")
+			return nil, errors.New(refusalHints["expired_token"])
 		case !a.mayPass():
 			return a.rescue(err, code.DeviceCode)
 		}

@@ -21,15 +21,19 @@ func terminal(stream any) (*os.File, bool) {
 // errGivenUp is returned when the person ends a prompt, or the command.
 var errGivenUp = errors.New("given up; nothing was stored")
 
-// readHidden reads a line from a terminal without showing it. A terminal's own
-// lines are cut at 1,024 or 4,096 bytes, depending on the system, and tokens can
-// be longer; so the keys are read one by one.
-func readHidden(f *os.File) (string, error) {
-	state, err := term.MakeRaw(int(f.Fd()))
+// readHidden asks for a line at a terminal, and does not show what is typed. A
+// terminal's own lines are cut at 1,024 or 4,096 bytes, depending on the system,
+// and tokens can be longer; so the keys are read one by one.
+func readHidden(f *os.File, w io.Writer, label string) (string, error) {
+	state, err := term.MakeRaw(int(f.Fd())) // before it is asked: nothing that is typed may be shown
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = term.Restore(int(f.Fd()), state) }()
+	defer func() {
+		_ = term.Restore(int(f.Fd()), state)
+		fmt.Fprintln(w)
+	}()
+	fmt.Fprintf(w, "%s: ", label)
 	const (
 		ctrlC, ctrlD, ctrlH, ctrlU, del = 0x03, 0x04, 0x08, 0x15, 0x7f
 	)
