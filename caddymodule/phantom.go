@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/go-jose/go-jose/v4"
@@ -115,18 +114,33 @@ func looksLikePhantom(token string) bool {
 // holdsPhantom reports whether there is a phantom in a text: in plain, or escaped
 // as in a URL or in JSON.
 func holdsPhantom(text string) bool {
-	if hasPhantom(text) {
-		return true
-	}
-	plain := escapedASCII.ReplaceAllStringFunc(text, func(escape string) string {
-		b, _ := hex.DecodeString(escape[len(escape)-2:])
-		return string(b)
-	})
-	return plain != text && hasPhantom(plain)
+	return hasPhantom(text) || (strings.ContainsAny(text, `%\`) && hasPhantom(unescapeASCII(text)))
 }
 
-// escapedASCII is a character that is escaped in a URL or in JSON.
-var escapedASCII = regexp.MustCompile(`(?:%|\\u00)[0-7][0-9A-Fa-f]`)
+// unescapeASCII returns the text with the characters in plain that a URL or JSON
+// has escaped.
+func unescapeASCII(text string) string {
+	plain := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		mark := 0
+		switch {
+		case text[i] == '%':
+			mark = len(`%`)
+		case strings.HasPrefix(text[i:], `\u00`):
+			mark = len(`\u00`)
+		}
+		var c [1]byte
+		if end := i + mark + 2; mark > 0 && end <= len(text) {
+			if _, err := hex.Decode(c[:], []byte(text[end-2:end])); err == nil {
+				plain = append(plain, c[0])
+				i = end - 1
+				continue
+			}
+		}
+		plain = append(plain, text[i])
+	}
+	return string(plain)
+}
 
 // hasPhantom reports whether one of the words of a text is a phantom.
 func hasPhantom(text string) bool {
