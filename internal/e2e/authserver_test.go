@@ -239,13 +239,20 @@ func (s *authServer) tell(token, account string) {
 
 // guard is the API of an account, which takes a token if this server does.
 func (s *authServer) guard(account string) http.HandlerFunc {
+	return s.guarded(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprintf(w, "served by %s", account)
+	})
+}
+
+// guarded lets those in whose token this server takes.
+func (s *authServer) guarded(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if s.rejects(r) {
 			status(http.StatusUnauthorized)(w, r)
 			return
 		}
-		_, _ = io.Copy(io.Discard, r.Body)
-		fmt.Fprintf(w, "served by %s", account)
+		h(w, r)
 	}
 }
 
@@ -283,17 +290,9 @@ type tokens struct {
 	Refresh string `json:"refresh_token"`
 }
 
-// logIn begins a login of the account's owner.
+// logIn begins a login of the account's owner by that client.
 func (s *authServer) logIn(account, client string) (got tokens) {
-	password := s.canary()
-	s.mu.Lock()
-	s.store.Users[account] = storage.MemoryUserRelation{Username: account, Password: password}
-	s.mu.Unlock()
-	form := url.Values{"grant_type": {"password"}, "username": {account}, "password": {password}, "scope": {"offline"}}
-	if form.Set("client_id", client); client == "confidential" {
-		form.Set("client_secret", s.secret)
-	}
-	res := must(http.PostForm(s.URL+tokenPath, form))
+	res := must(http.PostForm(s.URL+tokenPath, s.password(account, client)))
 	defer res.Body.Close()
 	if err := json.NewDecoder(res.Body).Decode(&got); err != nil || got.Refresh == "" {
 		panic(fmt.Sprint("logging in: ", res.Status, " ", err))
@@ -301,19 +300,41 @@ func (s *authServer) logIn(account, client string) (got tokens) {
 	return got
 }
 
+// password is a grant (RFC 6749, section 4.3) that begins a login.
+func (s *authServer) password(account, client string) url.Values {
+	password := s.canary()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store.Users[account] = storage.MemoryUserRelation{Username: account, Password: password}
+	form := url.Values{"grant_type": {"password"}, "username": {account}, "password": {password}, "scope": {"offline"}, "client_id": {client}}
+	if client == "confidential" {
+		form.Set("client_secret", s.secret)
+	}
+	return form
+}
+
 // put puts a new login of each account in the vault, with access tokens that
 // end then.
 func (s *authServer) put(c *caddy, expires time.Time, accounts ...string) {
 	c.t.Helper()
 	for _, account := range accounts {
-		got := s.logIn(account, "app")
-		if !expires.After(time.Now()) {
-			s.end(account)
-		}
-		c.want(200, http.MethodPut, "/credential_pool/credentials/api/"+account, fmt.Sprintf(
-			`{"kind":"oauth","access_token":%q,"refresh_token":%q,"expires_at":%q,"token_url":%q,"client_id":"app"}`,
-			got.Access, got.Refresh, expires.UTC().Format(time.RFC3339Nano), s.URL+tokenPath), nil)
+		s.putWith(c, expires, account, "app", nil)
 	}
+}
+
+// putWith puts a login of that client, with more of what a put may hold.
+func (s *authServer) putWith(c *caddy, expires time.Time, account, client string, more map[string]any) {
+	c.t.Helper()
+	got := s.logIn(account, client)
+	if !expires.After(time.Now()) {
+		s.end(account)
+	}
+	body := map[string]any{
+		"kind": "oauth", "access_token": got.Access, "refresh_token": got.Refresh,
+		"expires_at": expires.UTC(), "token_url": s.URL + tokenPath, "client_id": client,
+	}
+	maps.Copy(body, more)
+	c.want(200, http.MethodPut, "/credential_pool/credentials/api/"+account, string(must(json.Marshal(body))), nil)
 }
 
 // grants returns the refreshes so far.

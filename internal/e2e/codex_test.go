@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -69,15 +68,9 @@ const nobodys = "account-of-nobody"
 func login(c *caddy) {
 	c.phantom = jwt(`{"exp":4102444800,"https://api.openai.com/auth":{"chatgpt_plan_type":"plus","chatgpt_account_id":"` + nobodys + `"}}`)
 	c.setenv("PHANTOM", c.phantom)
-	c.startLogins("")
-}
-
-// startLogins starts a Caddy with a pool of logins, and these handlers in the
-// place of the usual one if there are any.
-func (c *caddy) startLogins(handler string) {
 	c.start(config{
-		members: c.vaulted(), handler: handler,
-		pool: "inject header Authorization \"Bearer {credential}\"\ninject header ChatGPT-Account-Id {credential.account_id}",
+		members: c.vaulted(),
+		pool:    "inject header Authorization \"Bearer {credential}\"\ninject header ChatGPT-Account-Id {credential.account_id}",
 	})
 	for _, name := range c.accounts {
 		c.secrets[name+"'s number"] = c.canary()
@@ -125,8 +118,23 @@ stream_max_retries = 0
 `, c.url("/backend-api/"), c.url("/backend-api/codex"))
 }
 
+// planUsedUp is how the backend refuses an account whose plan is used up.
+func planUsedUp(w http.ResponseWriter, r *http.Request) {
+	reset := time.Now().Add(5 * 24 * time.Hour)
+	for name, value := range map[string]any{
+		"Active-Limit": "premium", "Plan-Type": "plus",
+		"Primary-Used-Percent": 100, "Primary-Window-Minutes": 300, "Primary-Reset-After-Seconds": 9000,
+		"Secondary-Used-Percent": 100, "Secondary-Window-Minutes": 10080, "Secondary-Reset-After-Seconds": 432000,
+	} {
+		w.Header().Set("X-Codex-"+name, fmt.Sprint(value))
+	}
+	refusal(http.StatusTooManyRequests, fmt.Sprintf(`{"error":{"type":"usage_limit_reached","message":"The usage limit has been reached",`+
+		`"plan_type":"plus","resets_at":%d,"eligible_promo":null,"resets_in_seconds":432000}}`, reset.Unix()))(w, r)
+}
+
 // A Codex CLI with the login that the command prints, as it is and in need of a
-// refresh. The first account refuses, and the client is told nothing of it.
+// refresh, before accounts that log in at a server whose refresh tokens work
+// once. The first account is used up, and the client is told nothing of it.
 func TestCodex_withAPhantomLogin(t *testing.T) {
 	t.Parallel()
 	node, cli := onPath(t, "node"), fromNPM(t, "@openai/codex/bin/codex.js")
@@ -140,19 +148,24 @@ func TestCodex_withAPhantomLogin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCaddy(t, "work", "home")
-			c.upstream.answer("home", response("home"))
-			c.upstream.answer("work", codexAPI.refusals["429"])
-			endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-				t.Error("the real token endpoint was asked")
-			}))
-			t.Cleanup(endpoint.Close)
-			c.startLogins(fmt.Sprintf("credential_pool_token /oauth/token api %s\n\tcredential_pool api %s {\n\t\tclient codex phantom\n\t}", endpoint.URL, c.upstream.URL))
+			s := newAuthServer(t, c)
+			for account, answers := range map[string]http.HandlerFunc{"work": planUsedUp, "home": response("home")} {
+				c.upstream.answer(account, s.guarded(answers))
+			}
+			c.provider = "codex"
+			c.start(config{members: c.vaulted(), handler: s.door(c)})
+			for _, account := range c.accounts {
+				c.secrets[account+"'s number"] = c.canary()
+				s.putWith(c, time.Now().Add(-time.Minute), account, "app", map[string]any{
+					"fields": map[string]string{"account_id": c.secrets[account+"'s number"]},
+				})
+				s.refreshed(c, account, 1)
+			}
 			auth := must(c.pooled("", "phantom", "api", "--codex"))
-			var p phantomLogin
-			c.want(http.StatusOK, http.MethodGet, "/credential_pool/phantom/api", "", &p)
+			p := c.phantoms()
 			c.phantom = p.AccessToken
 
-			cl := c.program("CODEX_HOME="+c.path("client/codex"), "CODEX_REFRESH_TOKEN_URL_OVERRIDE="+c.url("/oauth/token"))
+			cl := c.program("CODEX_HOME="+c.path("client/codex"), "CODEX_REFRESH_TOKEN_URL_OVERRIDE="+c.url(tokenPath))
 			cl.file("codex/auth.json", spoil(auth, p))
 			cl.file("codex/config.toml", c.codexConfig())
 			equal(t, "the client is told", cl.run(t, node, cli, "exec", "--skip-git-repo-check", "say hi"), "served by home")
@@ -160,6 +173,20 @@ func TestCodex_withAPhantomLogin(t *testing.T) {
 			if err != nil || !strings.Contains(string(login), p.AccessToken) || !strings.Contains(string(login), p.RefreshToken) {
 				t.Errorf("its login has changed to %s, %v", login, err)
 			}
+			answered := 0
+			for _, h := range c.upstream.seen() {
+				if h.account == "" { // some calls have no credential of the client's either
+					continue
+				}
+				equal(t, h.path+": the token is the account's newest", h.header.Get("Authorization") == "Bearer "+c.record(h.account).Access, true)
+				equal(t, h.path+": the number is the account's", h.header.Get("Chatgpt-Account-Id") == c.secrets[h.account+"'s number"], true)
+				if h.account == "home" && h.path == codexAPI.path {
+					answered++
+				}
+			}
+			equal(t, "questions answered by home", answered, 1)
+			c.is("work", "cooling")
+			s.saw(t, len(c.accounts), 0) // none by the client
 		})
 	}
 }

@@ -122,6 +122,7 @@ func TestFault_tokenEndpointIsOutOfOrder(t *testing.T) {
 		"502":             status(http.StatusBadGateway),
 		"503":             status(http.StatusServiceUnavailable, "Retry-After", "1"),
 		"429":             status(http.StatusTooManyRequests, "Retry-After", "1"),
+		"400":             page(http.StatusBadRequest),
 		"no_token":        page(http.StatusOK),
 		"no_token, empty": refusal(http.StatusOK, `{}`),
 		"no_token, null":  refusal(http.StatusOK, `{"access_token":null,"refresh_token":"a new one"}`),
