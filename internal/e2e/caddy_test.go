@@ -285,11 +285,12 @@ func (c *caddy) end() {
 		c.t.Error(err)
 	}
 	for _, h := range c.upstream.seen() {
-		if h.account == "?" || strings.Contains(fmt.Sprint(h.path, h.header), c.phantom) {
+		sent := fmt.Sprint(h.path, h.header)
+		if h.account == "?" || strings.Contains(sent, c.phantom) {
 			c.t.Errorf("the upstream got what is no account's: %s %s", h.method, h.path)
 		}
 		for secret, account := range c.upstream.accounts {
-			if account != h.account && strings.Contains(fmt.Sprint(h.path, h.header), secret) {
+			if account != h.account && strings.Contains(sent, secret) {
 				c.t.Errorf("the upstream got %s's secret beside %s's: %s %s", account, h.account, h.method, h.path)
 			}
 		}

@@ -42,16 +42,28 @@ func (c *caddy) total(metric, label string) (sum float64) {
 	return sum
 }
 
+// seeded returns what all chance follows from, which CREDENTIAL_POOL_SEED repeats.
+func seeded(t *testing.T) uint64 {
+	t.Helper()
+	seed := rand.Uint64()
+	if given := os.Getenv("CREDENTIAL_POOL_SEED"); given != "" {
+		seed = must(strconv.ParseUint(given, 10, 64))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("CREDENTIAL_POOL_SEED=%d", seed)
+		}
+	})
+	return seed
+}
+
 // Random faults of the upstream, clients that leave, and an operator who never
 // rests. At the end every request is accounted for.
 func TestEndurance_everythingAtOnce(t *testing.T) {
 	needProc(t)
 	t.Parallel()
 	duration := endurance(t, 10*time.Second)
-	seed := rand.Uint64()
-	if given := os.Getenv("CREDENTIAL_POOL_SEED"); given != "" {
-		seed = must(strconv.ParseUint(given, 10, 64))
-	}
+	seed := seeded(t)
 	c := newCaddy(t, "fixed", "work", "home", "spare")
 	hook, _ := c.receiver(t)
 	cfg := config{
@@ -77,9 +89,6 @@ func TestEndurance_everythingAtOnce(t *testing.T) {
 	s.account(t)
 	s.bounded(t, time.Since(began))
 	s.delivered(t, taken)
-	if t.Failed() {
-		t.Logf("CREDENTIAL_POOL_SEED=%d", seed)
-	}
 }
 
 // account fails the test unless every request is explained and counted.

@@ -14,7 +14,7 @@
 // long they go on ("10m"); those that count then count to more.
 // CREDENTIAL_POOL_LOAD puts a load of so many good requests a second on every
 // Caddy of the tests of faults. CREDENTIAL_POOL_SEED repeats the faults of a
-// storm that failed.
+// storm that failed, and the moments of its kills.
 package e2e
 
 import (

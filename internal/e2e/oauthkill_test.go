@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -96,16 +94,7 @@ func TestFault_killedWhileItRefreshes(t *testing.T) {
 	if enduring() {
 		rounds = 50
 	}
-	seed := rand.Uint64()
-	if given := os.Getenv("CREDENTIAL_POOL_SEED"); given != "" {
-		seed = must(strconv.ParseUint(given, 10, 64))
-	}
-	chance := rand.New(rand.NewPCG(seed, 0))
-	defer func() {
-		if t.Failed() {
-			t.Logf("CREDENTIAL_POOL_SEED=%d", seed)
-		}
-	}()
+	chance := rand.New(rand.NewPCG(seeded(t), 0))
 	var accounts []string
 	for i := range rounds * each {
 		accounts = append(accounts, fmt.Sprint("login-", i))

@@ -60,13 +60,20 @@ func (c *caddy) record(member string) (r record) {
 }
 
 // age makes the tokens of a login an hour old, and lets them end in that time,
-// so that it is time to refresh them. To Caddy it looks like a refresh by another
-// instance, whose answer held the same tokens.
+// so that it is time to refresh them.
 func (c *caddy) age(member string, left time.Duration) {
+	c.t.Helper()
+	c.rewrite(member, time.Hour, left)
+}
+
+// rewrite makes the tokens of a login so old, and lets them end in that time. To
+// Caddy it looks like a refresh by another
+// instance, whose answer held the same tokens.
+func (c *caddy) rewrite(member string, old, left time.Duration) {
 	c.t.Helper()
 	r := c.record(member)
 	oauth := r.document["oauth"].(map[string]any)
-	oauth["refreshed_at"] = time.Now().Add(-time.Hour).UTC()
+	oauth["refreshed_at"] = time.Now().Add(-old).UTC()
 	oauth["expires_at"] = time.Now().Add(left).UTC()
 	r.document["generation"] = r.Generation + 1
 	var sealed bytes.Buffer
