@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -83,6 +84,22 @@ func TestCommands(t *testing.T) {
 	for _, form := range canaries() {
 		if strings.Contains(s.seen.String(), form) {
 			t.Error("a command shows a secret")
+		}
+	}
+}
+
+func TestCommands_allAreInTheReadme(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reference, _ := strings.Cut(string(readme), "\n## Operate\n")
+	reference, _, _ = strings.Cut(reference, "| route |")
+	root := &cobra.Command{Use: "credential-pool"}
+	addCommands(root)
+	for _, cmd := range root.Commands() {
+		if !regexp.MustCompile(`(?m)^caddy credential-pool ` + cmd.Name() + `\b`).MatchString(reference) {
+			t.Errorf("the reference of the commands has no %s", cmd.Name())
 		}
 	}
 }

@@ -26,8 +26,16 @@ const (
 	flowCode   = "code"
 )
 
-// loginTime is how long is waited for the person, if --timeout does not say.
-const loginTime = 10 * time.Minute
+const (
+	// loginTime is how long is waited for the person, if --timeout does not say.
+	loginTime = 10 * time.Minute
+
+	// putTime bounds one attempt to put the login in the vault, whose own calls
+	// are bounded by vaultTime.
+	putTime = 2 * vaultTime
+)
+
+var errAdminSilent = errors.New("the admin API does not answer")
 
 // loginFlags are the flags of the command login.
 type loginFlags struct {
@@ -326,6 +334,8 @@ func (op *operator) keepLogin(ctx context.Context, args []string, body credentia
 	waits := backoff.NewExponentialBackOff()
 	waits.InitialInterval, waits.MaxInterval = time.Second, 15*time.Second
 	answer, err := backoff.Retry(ctx, func() ([]byte, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, putTime, errAdminSilent)
+		defer cancel()
 		return unless(ctx, func() ([]byte, error) { return op.ask(http.MethodPut, credentialPath(args), body) })
 	}, backoff.WithBackOff(waits), backoff.WithMaxElapsedTime(patience), backoff.WithNotify(func(err error, wait time.Duration) {
 		op.tell("You are logged in, but the vault does not take it: %v.\n"+
@@ -333,7 +343,7 @@ func (op *operator) keepLogin(ctx context.Context, args []string, body credentia
 	}))
 	switch {
 	case ctx.Err() != nil:
-		return errors.New("the login is given up, and nothing was stored; to have it in the vault, log in again")
+		return errors.New("the login is given up; if caddy credential-pool list does not show it, log in again")
 	case err != nil:
 		return fmt.Errorf("the login is lost, since the vault did not take it within %s (--timeout): %w; mend that and log in again", patience, err)
 	}

@@ -152,7 +152,7 @@ func TestLoginCommand_saysThatALoginIsLost(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err = op.keepLogin(ctx, []string{"api", "work"}, body, time.Minute)
-	if err == nil || !strings.Contains(err.Error(), "the login is given up, and nothing was stored") {
+	if err == nil || !strings.Contains(err.Error(), "the login is given up; if caddy credential-pool list does not show it") {
 		t.Errorf("error %v", err)
 	}
 }
