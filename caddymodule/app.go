@@ -65,7 +65,7 @@ type App struct {
 	looking patient[struct{}] // at the vault
 	blind   bool              // the last look failed
 
-	changing chan struct{} // holds one while the vault is changed
+	process *process // what this config shares with others
 
 	refresher *refresher
 	pools     map[string]*servedPool
@@ -130,7 +130,7 @@ func (a *App) Validate() error {
 }
 
 func (a *App) openVault() error {
-	a.changing, a.phantoms.wanted = make(chan struct{}, 1), make(chan struct{}, 1)
+	a.process, a.phantoms.wanted = thisProcess, make(chan struct{}, 1)
 	var identities []string
 	if a.Vault != nil {
 		for i, raw := range a.Vault.Identities {

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -17,6 +18,10 @@ const vaultTime = 10 * time.Second
 // errInlineMember is returned for a change of the credential of a member whose
 // secret stands in the config.
 var errInlineMember = errors.New("the member's secret is given in the config, and not in the vault; change it there")
+
+// errEarlierChange is returned for a change of a credential if an earlier one
+// hangs in the storage.
+var errEarlierChange = fmt.Errorf("%w to an earlier change of the same credential; this one was not made", errStorageSilent)
 
 // look arms members whose credential was put, replaced or removed since the
 // last look. What a storage that hangs can't say now is left for a later one.
@@ -65,6 +70,9 @@ func (a *App) lookAt(ctx context.Context, sp *servedPool, position int) {
 		if seen.stamp = stamp; !stamp.Settled(now) {
 			seen.stamp = vault.Stamp{} // so that it is read once more
 		}
+		if a := sp.armed[position].Load(); a != nil && a.identity == c.ID && a.generation > c.Generation {
+			sp.refresher.app.process.unstored.add(a.login) // somebody who was late has overwritten it
+		}
 		err = sp.take(position, c)
 	case sp.armed[position].Load() != nil && !aboutRecord(err):
 		meaning = "a member's credential can't be looked at; the one in memory goes on serving"
@@ -103,7 +111,7 @@ func (a *App) tryCredential(ctx context.Context, name string) error {
 	if sp, position := a.seat(name); sp != nil && sp.isInline(sp.names[position]) {
 		return errInlineMember
 	}
-	_, err := changing(ctx, a, func(ctx context.Context) (struct{}, error) {
+	_, err := changing(ctx, a, name, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, a.vault.Try(ctx, name)
 	})
 	return err
@@ -115,8 +123,8 @@ func (a *App) putCredential(ctx context.Context, c vault.Credential) (vault.Info
 	if sp != nil && sp.isInline(sp.names[position]) {
 		return vault.Info{}, errInlineMember
 	}
-	return changing(ctx, a, func(ctx context.Context) (vault.Info, error) {
-		info, err := a.vault.Put(ctx, c.Name, c)
+	return changing(ctx, a, c.Name, func(ctx context.Context) (vault.Info, error) {
+		info, err := a.vault.Put(ctx, c)
 		if err == nil && sp != nil {
 			sp.reload(ctx, a, position)
 		}
@@ -126,7 +134,7 @@ func (a *App) putCredential(ctx context.Context, c vault.Credential) (vault.Info
 
 // deleteCredential removes a credential from the vault, and from use.
 func (a *App) deleteCredential(ctx context.Context, name string) error {
-	_, err := changing(ctx, a, func(ctx context.Context) (struct{}, error) {
+	_, err := changing(ctx, a, name, func(ctx context.Context) (struct{}, error) {
 		if err := a.vault.Delete(ctx, name); err != nil {
 			return struct{}{}, err
 		}
@@ -138,22 +146,30 @@ func (a *App) deleteCredential(ctx context.Context, name string) error {
 	return err
 }
 
-// changing makes one change of the vault after the other, so that one which
-// hangs is not finished after a later one. What has waited too long for its turn
-// does not happen any more: the operator was told that it failed.
-func changing[T any](ctx context.Context, a *App, change func(context.Context) (T, error)) (T, error) {
+// changing makes one change of a record after the other, so that one which hangs
+// is not finished after a later one, also if that is of another config: then the
+// later one is not made, and the operator is told so.
+func changing[T any](ctx context.Context, a *App, name string, change func(context.Context) (T, error)) (T, error) {
+	var none T
+	waiting, cancel := context.WithTimeout(ctx, vaultTime)
+	defer cancel()
+	release, err := a.process.changes.take(waiting, a.record(name))
+	if err != nil {
+		return none, fmt.Errorf("credential %q: %w", name, errEarlierChange)
+	}
 	return within(ctx, vaultTime, func(ctx context.Context) (T, error) {
-		var none T
-		select {
-		case a.changing <- struct{}{}:
-			defer func() { <-a.changing }()
-		case <-ctx.Done():
-		}
-		if err := ctx.Err(); err != nil {
-			return none, err
-		}
+		defer release()
 		return change(ctx)
 	})
+}
+
+// record names a record and, as far as that is known, its storage: an old
+// config's may be another one.
+func (a *App) record(name string) string {
+	if s, ok := a.storage.(fmt.Stringer); ok {
+		return s.String() + "\n" + name
+	}
+	return fmt.Sprintf("%T\n%s", a.storage, name)
 }
 
 // listCredentials returns what may be shown of all credentials.

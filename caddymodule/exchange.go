@@ -161,7 +161,7 @@ func (x *exchange) renew(ctx context.Context, lease pool.Lease, status int, v po
 		return nil
 	}
 	x.renewed = append(x.renewed, lease.Member())
-	a := x.pool.logins[lease.Position()].await(ctx, x.armed, true)
+	a := x.pool.logins[lease.Position()].await(ctx, x.armed, rejected)
 	if a == nil || a.identity != x.armed.identity || a.same(x.armed) {
 		return nil
 	}

@@ -166,8 +166,8 @@ func unreachable(err error) *refusal {
 	return r
 }
 
-// withTokens returns c with the tokens of an answer. An answer without a refresh
-// token keeps the old one (RFC 6749, section 6).
+// withTokens returns c with the tokens of an answer, as its next generation. An
+// answer without a refresh token keeps the old one (RFC 6749, section 6).
 func withTokens(c vault.Credential, token *oauth2.Token, now time.Time) vault.Credential {
 	login := *c.OAuth
 	if token.RefreshToken != "" {
@@ -176,6 +176,7 @@ func withTokens(c vault.Credential, token *oauth2.Token, now time.Time) vault.Cr
 	login.RefreshedAt = now.UTC().Truncate(time.Second)
 	login.ExpiresAt = now.Add(lifetime(token, now)).UTC().Truncate(time.Second)
 	c.Secret, c.OAuth = vault.NewSecret(token.AccessToken), &login
+	c.Generation++
 	return c
 }
 

@@ -78,13 +78,22 @@ func (l *login) isDue(now time.Time) bool {
 	return a != nil && !a.due.IsZero() && !now.Before(a.due)
 }
 
+// Why a login is to be refreshed.
+type occasion int
+
+const (
+	nearEnd  occasion = iota // of the tokens
+	rejected                 // they were, by the API
+	behind                   // the record is, and no new ones are needed
+)
+
 // await returns tokens other than those of a, if a refresh is under way, or may
 // be made, and brings them in time; else what there is.
-func (l *login) await(ctx context.Context, a *armed, rejected bool) *armed {
+func (l *login) await(ctx context.Context, a *armed, why occasion) *armed {
 	if now := l.armed(); now == nil || !now.same(a) {
 		return now // it was refreshed since
 	}
-	done := l.refresh(time.Now(), a, rejected)
+	done := l.refresh(time.Now(), a, why)
 	if done == nil {
 		return l.armed()
 	}
@@ -102,18 +111,18 @@ func (l *login) await(ctx context.Context, a *armed, rejected bool) *armed {
 // closed when that has come to its end. It returns nil if they can't be, or not
 // now: another attempt has just failed, or a token that was rejected is so new
 // that a newer one would be rejected, too.
-func (l *login) refresh(now time.Time, a *armed, rejected bool) <-chan struct{} {
+func (l *login) refresh(now time.Time, a *armed, why occasion) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.underWay != nil {
 		return l.underWay
 	}
 	l.about(a.identity)
-	if !a.refreshable || now.Before(l.notUntil) || (rejected && now.Sub(a.refreshed) < refreshPause) {
+	if !a.refreshable || now.Before(l.notUntil) || (why == rejected && now.Sub(a.refreshed) < refreshPause) {
 		return nil
 	}
 	done := make(chan struct{})
-	r := &refresh{login: l, refresher: l.pool.refresher, tell: sync.OnceFunc(func() { close(done) })}
+	r := &refresh{login: l, refresher: l.pool.refresher, why: why, tell: sync.OnceFunc(func() { close(done) })}
 	l.underWay = done
 	if !r.start(func() { r.run(a) }) {
 		l.underWay = nil
@@ -128,7 +137,7 @@ func (l *login) outdates(now time.Time, a *armed) bool {
 	if present := l.armed(); present == nil || !present.same(a) {
 		return true
 	}
-	return l.refresh(now, a, true) != nil
+	return l.refresh(now, a, rejected) != nil
 }
 
 // about forgets what is known about another login than that one.
@@ -194,16 +203,34 @@ func (l *login) lostReason(c vault.Credential) string {
 	return ""
 }
 
-// refreshLogins begins the refreshes whose time has come.
+// refreshLogins begins the refreshes whose time has come, and what is to be done
+// about tokens that another config could not store.
 func (a *App) refreshLogins() {
 	now := time.Now()
 	for _, sp := range a.pools {
 		for i := range sp.logins {
-			if l := &sp.logins[i]; l.isDue(now) {
-				l.refresh(now, l.armed(), false)
+			switch l := &sp.logins[i]; {
+			case l.catchesUp():
+				l.refresh(now, l.armed(), behind)
+			case l.isDue(now):
+				l.refresh(now, l.armed(), nearEnd)
 			}
 		}
 	}
+}
+
+// catchesUp uses tokens that another config has got, and reports whether there
+// are any to be stored.
+func (l *login) catchesUp() bool {
+	a := l.armed()
+	if a == nil || !a.refreshable {
+		return false
+	}
+	c, ok := l.pool.refresher.app.process.unstored.newer(a.identity, 0)
+	if ok && c.Generation > a.generation {
+		_ = l.pool.take(l.position, c)
+	}
+	return ok
 }
 
 // loginLostError is why a member is missing whose login can't be refreshed.
@@ -215,6 +242,9 @@ func (e loginLostError) Error() string { return "log in again (" + string(e) + "
 // no use.
 func (sp *servedPool) take(position int, c vault.Credential) error {
 	if c.OAuth != nil {
+		if newer, ok := sp.refresher.app.process.unstored.newer(c.ID, c.Generation); ok {
+			c = newer
+		}
 		if reason := sp.logins[position].lostReason(c); reason != "" {
 			err := loginLostError(reason)
 			sp.disarm(position, err.Error())

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,6 +16,7 @@ import (
 type refresh struct {
 	*login
 	*refresher
+	why occasion
 
 	// tell ends the wait of those who want a token.
 	tell func()
@@ -24,20 +26,31 @@ type refresh struct {
 func (r *refresh) run(a *armed) {
 	defer r.ended()
 	defer r.tell()
-	unlock, err := r.lock(r.name())
+	asked, unlock, err := r.lock(r.name(), a.identity)
 	if err != nil {
 		r.failed(&refusal{reason: "storage", cause: err})
 		return
 	}
 	defer unlock()
-	c, ok := r.begin(a)
-	if !ok {
+	defer asked()
+	c, next := r.begin(a)
+	if next == grantTokens {
+		tokens, refused := grant(r.client, r.pool.provider, c)
+		asked()
+		r.settle(c, tokens, refused)
 		return
 	}
-	next, refused := grant(r.client, r.pool.provider, c)
+	asked()
+	if next == storeTokens {
+		r.keep(c)
+	}
+}
+
+// settle uses what the token endpoint has answered about c.
+func (r *refresh) settle(c, tokens vault.Credential, refused *refusal) {
 	switch {
 	case refused == nil:
-		r.keep(next)
+		r.keep(tokens)
 	case refused.meaning == pool.AuthFailed:
 		r.giveUp(c, refused)
 	default:
@@ -45,32 +58,51 @@ func (r *refresh) run(a *armed) {
 	}
 }
 
-// begin reads the record again and notes the intent in it. It reports false if
-// there is nothing to ask for: somebody else has been at it, or the storage does
-// not take what would be answered.
-func (r *refresh) begin(a *armed) (vault.Credential, bool) {
+// What is to be done about a login that was read again.
+type step int
+
+const (
+	leaveTokens step = iota // nothing: somebody else has been at it, or the storage does not take what would be answered
+	storeTokens             // it is behind those in memory
+	grantTokens
+)
+
+// begin reads the record again, says what to do about it, and notes the intent in
+// it.
+func (r *refresh) begin(a *armed) (vault.Credential, step) {
+	unstored := &r.app.process.unstored
 	c, err := r.read(r.ctx, r.name())
 	switch {
-	case isGone(err):
-		return c, false // the next look finds out
-	case err != nil:
+	case err != nil && !isGone(err):
 		r.failed(&refusal{reason: "storage", cause: err})
-		return c, false
-	case c.ID != a.identity || c.OAuth == nil:
-		return c, false // the next look finds out
+		return c, leaveTokens
+	case err != nil || c.ID != a.identity || c.OAuth == nil:
+		unstored.settle(a.identity, a.generation)
+		return c, leaveTokens // the next look finds out
+	case c.Generation < a.generation:
+		unstored.add(a.login) // the record was overwritten by somebody who was late
+	}
+	if newer, ok := unstored.newer(c.ID, c.Generation); ok {
+		return newer, storeTokens
+	}
+	unstored.settle(c.ID, c.Generation)
+	switch {
 	case c.Generation > a.generation || c.OAuth.Lost != "":
 		r.adopt(c)
-		return c, false
-	case r.isBegun(c):
-		return c, false
+		return c, leaveTokens
+	case r.why == behind || r.isBegun(c):
+		return c, leaveTokens
 	}
-	c, err = r.change(r.ctx, func(ctx context.Context) (vault.Credential, error) {
-		return r.vault.Begin(ctx, c, time.Now(), r.by)
+	c, err = changing(r.ctx, r.app, r.name(), func(ctx context.Context) (vault.Credential, error) {
+		return r.app.vault.Begin(ctx, c, time.Now(), r.app.process.id)
 	})
-	if err != nil && !isGone(err) {
-		r.failed(&refusal{reason: "storage", cause: err})
+	if err != nil {
+		if !isGone(err) {
+			r.failed(&refusal{reason: "storage", cause: err})
+		}
+		return c, leaveTokens
 	}
-	return c, err == nil
+	return c, grantTokens
 }
 
 // adopt uses what another instance has stored.
@@ -86,12 +118,12 @@ func (r *refresh) adopt(c vault.Credential) {
 // token is tried once more.
 func (r *refresh) isBegun(c vault.Credential) bool {
 	intent := c.OAuth.Intent
-	if intent.IsZero() || intent.By == r.by || intent.Generation != c.Generation {
+	if intent.IsZero() || intent.By == r.app.process.id || intent.Generation != c.Generation {
 		return false
 	}
 	age := time.Since(intent.Time)
 	if age < -intentTime || age >= intentTime { // before: a clock is wrong
-		r.logger.Warn("a refresh was begun by a process that did not come to its end; trying the refresh token once more", r.fields()...)
+		r.app.logger.Warn("a refresh was begun by a process that did not come to its end; trying the refresh token once more", r.fields()...)
 		return false
 	}
 	r.holdOff(min(intentTime-age, intentTime))
@@ -102,18 +134,22 @@ func (r *refresh) isBegun(c vault.Credential) bool {
 // the storage is asked until it takes them; those who wait for a token are not
 // made to wait for that.
 func (r *refresh) keep(next vault.Credential) {
-	stored, err := r.insist(func(ctx context.Context) (vault.Credential, error) {
-		return r.vault.Refreshed(ctx, next)
+	unstored := &r.app.process.unstored
+	stored, err := r.insist(r.name(), func(ctx context.Context) (vault.Credential, error) {
+		return r.app.vault.Refreshed(ctx, next)
 	}, func(err error) {
-		r.logger.Error("the refreshed tokens of a login can't be stored; it is tried until it works, but if Caddy ends before that, it must log in again",
+		r.app.logger.Error("the refreshed tokens of a login can't be stored; it is tried until it works, but if Caddy ends before that, it must log in again",
 			r.fields(zap.Error(err))...)
-		early := next
-		early.Generation++
-		_ = r.pool.take(r.position, early)
+		unstored.add(next)
+		_ = r.pool.take(r.position, next)
 		r.tell()
 	})
+	if errors.Is(err, errHandedOver) {
+		return
+	}
+	unstored.settle(next.ID, next.Generation)
 	if isGone(err) {
-		r.logger.Warn("the tokens of a login were refreshed, but somebody else has replaced it meanwhile", r.fields()...)
+		r.app.logger.Warn("the tokens of a login were refreshed, but somebody else has replaced it meanwhile", r.fields()...)
 		if c, err := r.read(context.Background(), r.name()); err == nil {
 			r.adopt(c)
 		}
@@ -146,7 +182,7 @@ func (r *refresh) giveUp(c vault.Credential, refused *refusal) {
 	case stored.Generation != c.Generation:
 		r.adopt(stored)
 		return
-	case stored.OAuth.Intent.By != r.by:
+	case stored.OAuth.Intent.By != r.app.process.id:
 		r.holdOff(refreshFirstWait)
 		return
 	}
@@ -154,13 +190,13 @@ func (r *refresh) giveUp(c vault.Credential, refused *refusal) {
 	r.tellFailed(refused)
 	_ = r.pool.take(r.position, c)
 	r.tell()
-	_, err = r.insist(func(ctx context.Context) (vault.Credential, error) {
-		return r.vault.Lose(ctx, c, refused.reason)
+	_, err = r.insist(r.name(), func(ctx context.Context) (vault.Credential, error) {
+		return r.app.vault.Lose(ctx, c, refused.reason)
 	}, func(err error) {
-		r.logger.Error("it can't be stored that a login is lost; it is tried until it works", r.fields(zap.Error(err))...)
+		r.app.logger.Error("it can't be stored that a login is lost; it is tried until it works", r.fields(zap.Error(err))...)
 	})
 	if err != nil && !isGone(err) {
-		r.logger.Error("it can't be stored that a login is lost", r.fields(zap.Error(err))...)
+		r.app.logger.Error("it can't be stored that a login is lost", r.fields(zap.Error(err))...)
 	}
 }
 
@@ -172,7 +208,7 @@ func (r *refresh) failed(refused *refusal) {
 	}
 	first := r.postpone(refused.wait)
 	fields := r.fields(zap.String("reason", refused.reason), zap.NamedError("error", refused.cause))
-	r.logger.Warn("a login can't be refreshed at the moment", fields...)
+	r.app.logger.Warn("a login can't be refreshed at the moment", fields...)
 	if first {
 		r.tellFailed(refused)
 	}

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,13 +35,42 @@ type sharedStorage struct {
 
 	// fails is asked before each write.
 	fails func(key string) error
+	// gate is passed before each read and write, without the lock.
+	gate func(operation, key string)
 }
 
 func newSharedStorage() *sharedStorage {
 	return &sharedStorage{files: map[string]string{}, times: map[string]time.Time{}, held: map[string]func(){}}
 }
 
+func (s *sharedStorage) pass(operation, key string) {
+	s.mu.Lock()
+	gate := s.gate
+	s.mu.Unlock()
+	if gate != nil {
+		gate(operation, key)
+	}
+}
+
+// hangNext makes the next operation of that kind wait until it may go on, without
+// regard to its context. It returns what waits until it has begun, and what lets
+// it go on.
+func (s *sharedStorage) hangNext(operation string) (begun <-chan struct{}, goOn func()) {
+	started, end := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = func(op, _ string) {
+		if op == operation && first.CompareAndSwap(false, true) {
+			close(started)
+			<-end
+		}
+	}
+	return started, func() { close(end) }
+}
+
 func (s *sharedStorage) Store(_ context.Context, key string, value []byte) error {
+	s.pass("store", key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fails != nil {
@@ -55,6 +84,7 @@ func (s *sharedStorage) Store(_ context.Context, key string, value []byte) error
 }
 
 func (s *sharedStorage) Load(_ context.Context, key string) ([]byte, error) {
+	s.pass("load", key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if content, ok := s.files[key]; ok {
@@ -135,8 +165,8 @@ func newHousehold(t *testing.T) *household {
 func (h *household) put(account string, expires time.Time) {
 	h.t.Helper()
 	n := h.server.newest(account)
-	_, err := h.vault().Put(h.t.Context(), "codex/"+account, vault.Credential{
-		Kind: vault.KindOAuth, Secret: vault.NewSecret(accessToken(account, n)),
+	_, err := h.vault().Put(h.t.Context(), vault.Credential{
+		Name: "codex/" + account, Kind: vault.KindOAuth, Secret: vault.NewSecret(accessToken(account, n)),
 		OAuth: &vault.OAuth{RefreshToken: vault.NewSecret(refreshToken(account, n)), ExpiresAt: expires, TokenURL: "https://auth.example.com/token", ClientID: "app"},
 	})
 	if err != nil {
@@ -164,6 +194,12 @@ func (h *household) stored(account string) vault.Credential {
 // start starts an instance, as another process would be one.
 func (h *household) start() *instance {
 	h.t.Helper()
+	return h.startIn(newProcess())
+}
+
+// startIn starts an instance as a config of that process.
+func (h *household) startIn(p *process) *instance {
+	h.t.Helper()
 	in := &instance{t: h.t}
 	sp, err := (&PoolConfig{Members: []Member{{Name: "a"}, {Name: "b"}}}).served()
 	if err != nil {
@@ -176,9 +212,9 @@ func (h *household) start() *instance {
 		defer in.mu.Unlock()
 		in.events = append(in.events, e)
 	}))
-	in.app = &App{logger: zap.NewNop(), storage: h.shared(), vault: h.vault(), changing: make(chan struct{}, 1), pools: map[string]*servedPool{"codex": sp}}
+	in.app = &App{logger: zap.NewNop(), storage: h.shared(), vault: h.vault(), process: p, pools: map[string]*servedPool{"codex": sp}}
 	r := in.app.newRefresher()
-	r.client.Transport, r.turns, r.by = h.server, new(turns), rand.Text()
+	r.client.Transport = h.server
 	in.app.refresher, sp.refresher = r, r
 	var ctx context.Context
 	ctx, in.cancel = context.WithCancel(context.Background())
@@ -509,13 +545,13 @@ func TestRefresh_aTokenThatAnotherInstanceHasReplacedCostsNoGrant(t *testing.T) 
 		defer two.stop()
 		old := two.sp.armed[0].Load()
 		for _, in := range []*instance{one, two} {
-			a := in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), true)
+			a := in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), rejected)
 			if a.same(old) || a.generation != 2 {
 				t.Errorf("the tokens are of generation %d", a.generation)
 			}
 		}
 		// One that is rejected as soon as it is there is not refreshed again.
-		if a := two.sp.logins[0].await(t.Context(), two.sp.armed[0].Load(), true); a.generation != 2 {
+		if a := two.sp.logins[0].await(t.Context(), two.sp.armed[0].Load(), rejected); a.generation != 2 {
 			t.Errorf("the tokens are of generation %d", a.generation)
 		}
 		if grants, _ := h.server.granted(); grants != 1 {
@@ -680,6 +716,7 @@ func TestRefresh_theOtherProcessComesToItsEnd(t *testing.T) {
 		login := *begun.OAuth
 		login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-late"), time.Now().Add(time.Hour)
 		begun.Secret, begun.OAuth = vault.NewSecret("access-late"), &login
+		begun.Generation++
 		if _, err := h.vault().Refreshed(t.Context(), begun); err != nil {
 			t.Fatal(err)
 		}
@@ -699,6 +736,7 @@ func TestRefresh_anotherInstanceHasWonTheRace(t *testing.T) {
 			login := *c.OAuth
 			login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-other"), time.Now().Add(time.Hour)
 			c.Secret, c.OAuth = vault.NewSecret("access-other"), &login
+			c.Generation++
 			if _, err := h.vault().Refreshed(t.Context(), c); err != nil {
 				t.Error(err)
 			}

@@ -99,6 +99,9 @@ type armed struct {
 	refreshHash [sha256.Size]byte
 	due         time.Time
 
+	// login is the credential itself, if it is a login.
+	login vault.Credential
+
 	// secrets are the parts that must not come back in an answer's header or an
 	// error's text.
 	secrets []string
@@ -177,7 +180,7 @@ func (sp *servedPool) render(c vault.Credential) (*armed, error) {
 	}
 	if o := c.OAuth; o != nil {
 		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
-		a.refreshable, a.due = !o.RefreshToken.IsZero(), dueAt(c)
+		a.refreshable, a.due, a.login = !o.RefreshToken.IsZero(), dueAt(c), c
 		a.refreshHash = sha256.Sum256([]byte(o.RefreshToken.Reveal()))
 		a.addSecret(o.RefreshToken)
 		a.addSecret(o.ClientSecret)
@@ -259,7 +262,7 @@ func (a *armed) in(text string) bool {
 func (sp *servedPool) arms(ctx context.Context, now time.Time, l pool.Lease) *armed {
 	a := sp.armed[l.Position()].Load()
 	if a != nil && a.expired(now) {
-		return sp.logins[l.Position()].await(ctx, a, false)
+		return sp.logins[l.Position()].await(ctx, a, nearEnd)
 	}
 	return a
 }

@@ -92,7 +92,7 @@ func TestIdentity_ofTwoAtOnceThereIsOne(t *testing.T) {
 			}
 			group.Go(func() {
 				<-start
-				if _, err := v.Put(t.Context(), fmt.Sprintf("openai/m%d", i), full()); err != nil {
+				if _, err := v.Put(t.Context(), named(fmt.Sprintf("openai/m%d", i))); err != nil {
 					t.Error(err)
 				}
 			})
@@ -172,7 +172,7 @@ func TestIdentity_thatCanNotBeReadIsTheStoragesFault(t *testing.T) {
 	}
 	for name, call := range map[string]func() error{
 		"get": func() error { _, err := v.Get(t.Context(), "openai/work"); return err },
-		"put": func() error { _, err := v.Put(t.Context(), "openai/home", full()); return err },
+		"put": func() error { _, err := v.Put(t.Context(), named("openai/home")); return err },
 	} {
 		if err := call(); err == nil || errors.Is(err, ErrNoIdentity) || !strings.Contains(err.Error(), identityPath(dir)) {
 			t.Errorf("%s: %v", name, err)
@@ -196,7 +196,7 @@ func TestVault_thatIsGoneIsTheStoragesFault(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, getErr := v.Get(t.Context(), "openai/work")
-	_, putErr := v.Put(t.Context(), "openai/home", full())
+	_, putErr := v.Put(t.Context(), named("openai/home"))
 	_, listErr := v.List(t.Context())
 	for name, err := range map[string]error{"get": getErr, "put": putErr, "list": listErr} {
 		if !errors.Is(err, errGone) || errors.Is(err, ErrNotFound) {
@@ -229,7 +229,7 @@ func TestIdentity_isNotMadeWhereRecordsExist(t *testing.T) {
 			// A vault that has used the identity must notice too, or it would
 			// write what nobody can read after a restart.
 			for _, v := range []*Vault{running, newVault(t, &certmagic.FileStorage{Path: dir})} {
-				_, err := v.Put(t.Context(), "openai/home", full())
+				_, err := v.Put(t.Context(), named("openai/home"))
 				wantError(t, "put", err, ErrNoIdentity)
 				if !strings.Contains(fmt.Sprint(err), identityPath(dir)) {
 					t.Errorf("error does not name the file: %v", err)
@@ -298,7 +298,7 @@ func TestIdentity_thatCanNotBeMadeIsAnError(t *testing.T) {
 	if made, err := makeIdentityFile(filepath.Join(file, "x", "identity.txt")); made || err == nil {
 		t.Errorf("made: %t, %v", made, err)
 	}
-	if _, err := newVault(t, &certmagic.FileStorage{Path: file}).Put(t.Context(), "openai/work", full()); err == nil {
+	if _, err := newVault(t, &certmagic.FileStorage{Path: file}).Put(t.Context(), full()); err == nil {
 		t.Error("put below a file succeeded")
 	}
 }

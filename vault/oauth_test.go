@@ -13,7 +13,7 @@ import (
 
 func login() Credential {
 	return Credential{
-		Kind: KindOAuth, Secret: NewSecret("access-" + canary),
+		Name: "codex/work", Kind: KindOAuth, Secret: NewSecret("access-" + canary),
 		Fields: map[string]Secret{"account_id": NewSecret("acct-" + canary)},
 		OAuth: &OAuth{
 			RefreshToken: NewSecret("refresh-" + canary), ExpiresAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -35,7 +35,7 @@ func openMemory(t *testing.T) (*Vault, *memory) {
 
 func putLogin(t *testing.T, v *Vault) Credential {
 	t.Helper()
-	if _, err := v.Put(t.Context(), "codex/work", login()); err != nil {
+	if _, err := v.Put(t.Context(), login()); err != nil {
 		t.Fatal(err)
 	}
 	c, err := v.Get(t.Context(), "codex/work")
@@ -49,6 +49,7 @@ func refreshed(c Credential, access string) Credential {
 	o := *c.OAuth
 	o.RefreshedAt, o.RefreshToken = time.Now().UTC(), NewSecret("next-refresh")
 	c.Secret, c.OAuth = NewSecret(access), &o
+	c.Generation++
 	return c
 }
 
@@ -84,7 +85,7 @@ func TestOAuth_refusesWhatIsNoLogin(t *testing.T) {
 	} {
 		c := login()
 		spoil(&c)
-		_, err := v.Put(t.Context(), "codex/work", c)
+		_, err := v.Put(t.Context(), c)
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), says) {
 			t.Errorf("error %v, want %q", err, says)
 		}
@@ -95,12 +96,12 @@ func TestOAuth_refusesWhatIsNoLogin(t *testing.T) {
 	for _, url := range []string{"http://127.0.0.1:1/t", "http://[::1]/t", "http://localhost/t?a=b"} {
 		c := login()
 		c.OAuth.TokenURL = url
-		if _, err := v.Put(t.Context(), "codex/work", c); err != nil {
+		if _, err := v.Put(t.Context(), c); err != nil {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
 	// A token that nobody can refresh is a login, too.
-	if _, err := v.Put(t.Context(), "codex/work", Credential{Kind: KindOAuth, Secret: NewSecret("x"), OAuth: &OAuth{}}); err != nil {
+	if _, err := v.Put(t.Context(), Credential{Name: "codex/work", Kind: KindOAuth, Secret: NewSecret("x"), OAuth: &OAuth{}}); err != nil {
 		t.Error(err)
 	}
 }

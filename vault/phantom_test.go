@@ -145,7 +145,7 @@ func TestPhantom_keyWithoutItsIdentityIsNotForgotten(t *testing.T) {
 	wantError(t, "making", err, ErrNoIdentity)
 	_, err = v.RotatePhantomKey(t.Context())
 	wantError(t, "rotating", err, ErrNoIdentity)
-	_, err = v.Put(t.Context(), "openai/work", full())
+	_, err = v.Put(t.Context(), full())
 	wantError(t, "putting a credential", err, ErrNoIdentity)
 	if after := snapshot(t, dir); !slices.Equal(after, before) {
 		t.Error("something was written")

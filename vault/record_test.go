@@ -48,6 +48,13 @@ func full() Credential {
 	}
 }
 
+// named is the credential under another name.
+func named(name string) Credential {
+	c := full()
+	c.Name = name
+	return c
+}
+
 // sameCredential compares all of two credentials, values included.
 func sameCredential(a, b Credential) bool {
 	if a.Name != b.Name || a.Kind != b.Kind || a.ID != b.ID || a.Generation != b.Generation ||

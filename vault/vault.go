@@ -145,18 +145,18 @@ func (v *Vault) explain(err error) error {
 	return err
 }
 
-// Put stores c under name ("<pool>/<member>"), in place of what may be there.
-// Of c, the Kind, Secret, Fields and OAuth are used; ID, Generation and Updated
-// are made anew, and what is noted about refreshes is dropped. The error wraps ErrInvalid or ErrNoIdentity, or is the storage's;
-// then nothing has changed, as far as the storage can promise.
-func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error) {
-	if err := checkName(name); err != nil {
+// Put stores c, in place of what may be there under its name. ID, Generation and
+// Updated are made anew, and what is noted about refreshes is dropped. The error
+// wraps ErrInvalid or ErrNoIdentity, or is the storage's; then nothing has
+// changed, as far as the storage can promise.
+func (v *Vault) Put(ctx context.Context, c Credential) (Info, error) {
+	if err := checkName(c.Name); err != nil {
 		return Info{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := c.check(); err != nil {
-		return Info{}, fmt.Errorf("%w %q: %w", ErrInvalid, name, err)
+		return Info{}, fmt.Errorf("%w %q: %w", ErrInvalid, c.Name, err)
 	}
-	c.Name, c.ID, c.Generation = name, rand.Text(), 1
+	c.ID, c.Generation = rand.Text(), 1
 	c.Updated = time.Now().UTC().Truncate(time.Second)
 	if c.OAuth != nil {
 		login := *c.OAuth
@@ -164,7 +164,11 @@ func (v *Vault) Put(ctx context.Context, name string, c Credential) (Info, error
 		login.RefreshedAt, login.Intent, login.Lost = time.Time{}, Intent{}, ""
 		c.OAuth = &login
 	}
-	if err := v.store(ctx, c); err != nil {
+	sealed, err := v.seal(ctx, c)
+	if err != nil {
+		return Info{}, err
+	}
+	if err := v.store(ctx, c.Name, sealed); err != nil {
 		return Info{}, err
 	}
 	v.seen.Store(true)

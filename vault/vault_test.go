@@ -129,7 +129,7 @@ func newVault(t testing.TB, storage certmagic.Storage, identities ...string) *Va
 
 func mustPut(t testing.TB, v *Vault, name, secret string) Info {
 	t.Helper()
-	info, err := v.Put(t.Context(), name, Credential{Kind: KindStatic, Secret: NewSecret(secret)})
+	info, err := v.Put(t.Context(), Credential{Name: name, Kind: KindStatic, Secret: NewSecret(secret)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestVault_getsWhatWasPut(t *testing.T) {
 			}
 
 			want := full()
-			info, err := v.Put(ctx, "openai/work", want)
+			info, err := v.Put(ctx, want)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -214,8 +214,8 @@ func TestVault_everyPutIsANewCredential(t *testing.T) {
 func TestVault_infoIsWhatTheAdminShows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newVault(t, newMemory(), newIdentity(t).String())
-		info, err := v.Put(t.Context(), "openai/work", Credential{
-			Kind: KindStatic, Secret: NewSecret(canary),
+		info, err := v.Put(t.Context(), Credential{
+			Name: "openai/work", Kind: KindStatic, Secret: NewSecret(canary),
 			Fields: map[string]Secret{"project": NewSecret(canary), "account_id": NewSecret(canary)},
 		})
 		if err != nil {
@@ -255,7 +255,7 @@ func TestVault_refusesBadNames(t *testing.T) {
 		strings.Repeat("a", 4096), "openai/" + strings.Repeat("\xff", 4096),
 	} {
 		_, getErr := v.Get(ctx, name)
-		_, putErr := v.Put(ctx, name, full())
+		_, putErr := v.Put(ctx, named(name))
 		_, stampErr := v.Stamp(ctx, name)
 		for _, err := range []error{getErr, putErr, stampErr, v.Delete(ctx, name)} {
 			wantError(t, fmt.Sprintf("%.70q", name), err, ErrInvalid)
@@ -314,7 +314,7 @@ func TestVault_refusesBadCredentials(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			storage := newMemory()
 			v := newVault(t, storage, newIdentity(t).String())
-			_, err := v.Put(t.Context(), "openai/work", Credential{Kind: KindStatic, Secret: NewSecret(c.secret), Fields: c.fields})
+			_, err := v.Put(t.Context(), Credential{Name: "openai/work", Kind: KindStatic, Secret: NewSecret(c.secret), Fields: c.fields})
 			if c.names == "" {
 				if err != nil {
 					t.Error(err)
@@ -332,7 +332,7 @@ func TestVault_refusesBadCredentials(t *testing.T) {
 	}
 	v := newVault(t, newMemory(), newIdentity(t).String())
 	for _, kind := range []string{"", "Static", canary} {
-		_, err := v.Put(t.Context(), "openai/work", Credential{Kind: kind, Secret: NewSecret(canary)})
+		_, err := v.Put(t.Context(), Credential{Name: "openai/work", Kind: kind, Secret: NewSecret(canary)})
 		wantError(t, "kind", err, ErrInvalid)
 	}
 }
@@ -340,7 +340,7 @@ func TestVault_refusesBadCredentials(t *testing.T) {
 func TestVault_storageHoldsNoSecretInClear(t *testing.T) {
 	storage := newMemory()
 	v := newVault(t, storage, newIdentity(t).String())
-	if _, err := v.Put(t.Context(), "openai/work", full()); err != nil {
+	if _, err := v.Put(t.Context(), full()); err != nil {
 		t.Fatal(err)
 	}
 	sealed, ok := storage.values["credential_pool/credentials/openai/work.age"]
@@ -399,7 +399,7 @@ func TestVault_refusesBadIdentities(t *testing.T) {
 
 func TestVault_withoutIdentityAndFilesSaysWhatToSet(t *testing.T) {
 	v := newVault(t, newMemory())
-	_, putErr := v.Put(t.Context(), "openai/work", full())
+	_, putErr := v.Put(t.Context(), full())
 	for _, err := range []error{v.CanPut(), putErr} {
 		wantError(t, "no identity", err, ErrNoIdentity)
 		if !strings.Contains(fmt.Sprint(err), "vault { identity") {
@@ -438,7 +438,7 @@ func TestVault_passesOnWhatStorageSays(t *testing.T) {
 	before := slices.Clone(storage.values[key("openai/work")])
 	calls := map[string]func(context.Context) error{
 		"get":    func(ctx context.Context) error { _, err := v.Get(ctx, "openai/work"); return err },
-		"put":    func(ctx context.Context) error { _, err := v.Put(ctx, "openai/work", full()); return err },
+		"put":    func(ctx context.Context) error { _, err := v.Put(ctx, full()); return err },
 		"list":   func(ctx context.Context) error { _, err := v.List(ctx); return err },
 		"stamp":  func(ctx context.Context) error { _, err := v.Stamp(ctx, "openai/work"); return err },
 		"delete": func(ctx context.Context) error { return v.Delete(ctx, "openai/work") },
@@ -634,7 +634,7 @@ func TestVault_concurrentUse(t *testing.T) {
 		name := fmt.Sprintf("openai/m%d", i%4)
 		group.Go(func() {
 			for range 10 {
-				if _, err := v.Put(t.Context(), name, full()); err != nil {
+				if _, err := v.Put(t.Context(), named(name)); err != nil {
 					t.Error(err)
 				}
 				if _, err := v.Get(t.Context(), name); err != nil {
