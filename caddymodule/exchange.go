@@ -117,6 +117,9 @@ func (x *exchange) roundTrip(req *http.Request, next http.RoundTripper) (*http.R
 			}
 			v = pool.Verdict{} // it is about tokens that are no longer used
 		}
+		if v.Meaning == pool.AuthFailed && x.armed.refreshable && req.Context().Err() != nil {
+			v = pool.Verdict{} // the client has left before it was known whether new tokens help
+		}
 		x.report(lease, v)
 		if v.Meaning.Benches() && !v.Served && res.StatusCode < 500 {
 			if l, again, ok := x.again(req.Context(), lease); ok {

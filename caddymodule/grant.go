@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -75,16 +76,17 @@ func grant(client *http.Client, p *classify.Provider, c vault.Credential) (vault
 		ClientID: c.OAuth.ClientID, ClientSecret: c.OAuth.ClientSecret.Reveal(),
 		Endpoint: oauth2.Endpoint{TokenURL: c.OAuth.TokenURL, AuthStyle: style},
 	}
+	now := time.Now() // the tokens last from some time after it
 	token, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: c.OAuth.RefreshToken.Reveal()}).Token()
-	switch {
-	case err == nil:
-		return withTokens(c, token, time.Now()), nil
-	case heard.err != nil || heard.status == 0:
-		return c, unreachable(heard.err)
+	if err == nil {
+		return withTokens(c, token, now), nil
 	}
 	// A token in an answer that is odd elsewhere must not get lost.
 	if token, ok := heard.token(err); ok {
-		return withTokens(c, token, time.Now()), nil
+		return withTokens(c, token, now), nil
+	}
+	if heard.err != nil || heard.status == 0 {
+		return c, unreachable(heard.err)
 	}
 	return c, heard.refusal(p)
 }
@@ -107,31 +109,58 @@ func (l *listener) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer res.Body.Close()
-	l.body, l.err = io.ReadAll(io.LimitReader(res.Body, maxGrant))
-	if l.err != nil {
+	l.status, l.header = res.StatusCode, res.Header
+	if l.body, l.err = io.ReadAll(io.LimitReader(res.Body, maxGrant)); l.err != nil {
 		return nil, l.err
 	}
-	l.status, l.header = res.StatusCode, res.Header
+	// What was not asked for, since net/http decodes what it asks for.
+	l.body = decode(l.body, l.header["Content-Encoding"], maxGrant)
 	res.Body = io.NopCloser(bytes.NewReader(l.body))
 	return res, nil
 }
 
 // token reads tokens out of an answer of success that the oauth2 package did not
-// understand.
+// understand, or that broke off, as far as they can be read. That they are of
+// another type than bearer does not matter: how they are sent the pool says.
 func (l *listener) token(err error) (*oauth2.Token, bool) {
-	if _, refused := errors.AsType[*oauth2.RetrieveError](err); refused {
+	if _, refused := errors.AsType[*oauth2.RetrieveError](err); refused || l.status/100 != 2 {
 		return nil, false
 	}
-	var answer struct {
-		AccessToken  string          `json:"access_token"`
-		RefreshToken json.RawMessage `json:"refresh_token"`
-	}
-	if json.Unmarshal(l.body, &answer) != nil || answer.AccessToken == "" {
+	token := new(oauth2.Token)
+	fields := json.NewDecoder(bytes.NewReader(bytes.TrimLeft(l.body, " \t\r\n\ufeff")))
+	if start, _ := fields.Token(); start != json.Delim('{') {
 		return nil, false
 	}
-	token := &oauth2.Token{AccessToken: answer.AccessToken}
-	_ = json.Unmarshal(answer.RefreshToken, &token.RefreshToken)
-	return token, true
+	for fields.More() {
+		name, err := fields.Token()
+		var value any
+		if err != nil || fields.Decode(&value) != nil {
+			break
+		}
+		switch text, _ := value.(string); name {
+		case "access_token":
+			token.AccessToken = text
+		case "refresh_token":
+			token.RefreshToken = text
+		case "expires_in":
+			token.ExpiresIn = expiresIn(value)
+		}
+	}
+	return token, token.AccessToken != ""
+}
+
+// expiresIn reads seconds of whatever form; 0 if there are none.
+func expiresIn(value any) int64 {
+	seconds, ok := value.(float64)
+	if text, isText := value.(string); isText {
+		var err error
+		seconds, err = strconv.ParseFloat(text, 64)
+		ok = err == nil
+	}
+	if !ok || !(seconds > 0) { // nor NaN
+		return 0
+	}
+	return int64(min(seconds, math.MaxInt32))
 }
 
 // refusal says what an answer without tokens means.
@@ -146,6 +175,12 @@ func (l *listener) refusal(p *classify.Provider) *refusal {
 		if r.reason = "no_token"; l.status >= 300 {
 			r.reason = strconv.Itoa(l.status)
 		}
+	}
+	if r.wait == 0 {
+		// An outage may say when to come back in the way of a limit.
+		r.wait = p.Explain(classify.Answer{
+			Endpoint: classify.EndpointToken, Status: http.StatusTooManyRequests, Header: l.header, Now: time.Now(),
+		}).Wait
 	}
 	return r
 }

@@ -20,8 +20,11 @@ const (
 	refreshAhead  = 5 * time.Minute
 	refreshJitter = time.Minute
 
-	// refreshPause is the least time between two refreshes of one login.
-	refreshPause = 30 * time.Second
+	// refreshPause is the least time from one refresh of a login to the next one
+	// that is made because its tokens are rejected. It is doubled for each failure
+	// of the account in a row: others may be rejected, too.
+	refreshPause    = 30 * time.Second
+	refreshMaxPause = time.Hour
 
 	// refreshWait bounds what a request waits for a token.
 	refreshWait = 10 * time.Second
@@ -118,7 +121,7 @@ func (l *login) refresh(now time.Time, a *armed, why occasion) <-chan struct{} {
 		return l.underWay
 	}
 	l.about(a.identity)
-	if !a.refreshable || now.Before(l.notUntil) || (why == rejected && now.Sub(a.refreshed) < refreshPause) {
+	if !a.refreshable || now.Before(l.notUntil) || (why == rejected && now.Sub(a.refreshed) < l.pause()) {
 		return nil
 	}
 	done := make(chan struct{})
@@ -129,6 +132,17 @@ func (l *login) refresh(now time.Time, a *armed, why occasion) <-chan struct{} {
 		return nil
 	}
 	return done
+}
+
+// pause returns for how long new tokens that are rejected are not refreshed.
+func (l *login) pause() time.Duration {
+	pause := refreshPause
+	for range l.pool.Failures(l.pool.names[l.position]) {
+		if pause *= 2; pause >= refreshMaxPause {
+			return refreshMaxPause
+		}
+	}
+	return pause
 }
 
 // outdates reports whether the tokens of a, which were rejected, are no longer

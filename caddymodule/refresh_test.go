@@ -4,261 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"filippo.io/age"
-	"go.uber.org/zap"
-
 	"github.com/caddyserver/certmagic"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
-	"github.com/credentialpool/caddy-credential-pool/pool/classify"
 	"github.com/credentialpool/caddy-credential-pool/vault"
 )
-
-// sharedStorage is a storage in memory, with locks, for several instances.
-type sharedStorage struct {
-	certmagic.Storage
-	mu    sync.Mutex
-	files map[string]string
-	times map[string]time.Time
-	locks turns
-	held  map[string]func()
-
-	// fails is asked before each write.
-	fails func(key string) error
-	// gate is passed before each read and write, without the lock.
-	gate func(operation, key string)
-}
-
-func newSharedStorage() *sharedStorage {
-	return &sharedStorage{files: map[string]string{}, times: map[string]time.Time{}, held: map[string]func(){}}
-}
-
-func (s *sharedStorage) pass(operation, key string) {
-	s.mu.Lock()
-	gate := s.gate
-	s.mu.Unlock()
-	if gate != nil {
-		gate(operation, key)
-	}
-}
-
-// hangNext makes the next operation of that kind wait until it may go on, without
-// regard to its context. It returns what waits until it has begun, and what lets
-// it go on.
-func (s *sharedStorage) hangNext(operation string) (begun <-chan struct{}, goOn func()) {
-	started, end := make(chan struct{}), make(chan struct{})
-	var first atomic.Bool
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.gate = func(op, _ string) {
-		if op == operation && first.CompareAndSwap(false, true) {
-			close(started)
-			<-end
-		}
-	}
-	return started, func() { close(end) }
-}
-
-func (s *sharedStorage) Store(_ context.Context, key string, value []byte) error {
-	s.pass("store", key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.fails != nil {
-		if err := s.fails(key); err != nil {
-			return err
-		}
-	}
-	s.files[key] = string(value)
-	s.times[key] = s.times[key].Add(1)
-	return nil
-}
-
-func (s *sharedStorage) Load(_ context.Context, key string) ([]byte, error) {
-	s.pass("load", key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if content, ok := s.files[key]; ok {
-		return []byte(content), nil
-	}
-	return nil, fs.ErrNotExist
-}
-
-func (s *sharedStorage) Stat(_ context.Context, key string) (certmagic.KeyInfo, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if content, ok := s.files[key]; ok {
-		return certmagic.KeyInfo{Key: key, Size: int64(len(content)), Modified: s.times[key]}, nil
-	}
-	return certmagic.KeyInfo{}, fs.ErrNotExist
-}
-
-func (s *sharedStorage) Lock(ctx context.Context, name string) error {
-	release, err := s.locks.take(ctx, name)
-	if err == nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.held[name] = release
-	}
-	return err
-}
-
-func (s *sharedStorage) Unlock(_ context.Context, name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.held[name]()
-	return nil
-}
-
-func (s *sharedStorage) failing(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fails = func(string) error { return err }
-}
-
-// instance is as much of a Caddy as refreshes logins. It ends with stop.
-type instance struct {
-	t      *testing.T
-	app    *App
-	sp     *servedPool
-	mu     sync.Mutex
-	events []pool.Event
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-}
-
-// household is several instances on one storage, with one token server.
-type household struct {
-	t        *testing.T
-	storage  *sharedStorage
-	server   *tokenServer
-	identity string
-	disk     *certmagic.FileStorage // in the place of storage, if it is set
-}
-
-func (h *household) shared() certmagic.Storage {
-	if h.disk != nil {
-		return h.disk
-	}
-	return h.storage
-}
-
-func newHousehold(t *testing.T) *household {
-	t.Helper()
-	id, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &household{t: t, storage: newSharedStorage(), server: newTokenServer("a", "b"), identity: id.String()}
-}
-
-// put puts the login that the server now knows for the account.
-func (h *household) put(account string, expires time.Time) {
-	h.t.Helper()
-	n := h.server.newest(account)
-	_, err := h.vault().Put(h.t.Context(), vault.Credential{
-		Name: "codex/" + account, Kind: vault.KindOAuth, Secret: vault.NewSecret(accessToken(account, n)),
-		OAuth: &vault.OAuth{RefreshToken: vault.NewSecret(refreshToken(account, n)), ExpiresAt: expires, TokenURL: "https://auth.example.com/token", ClientID: "app"},
-	})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-}
-
-func (h *household) vault() *vault.Vault {
-	v, err := vault.New(h.shared(), []string{h.identity}, nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return v
-}
-
-func (h *household) stored(account string) vault.Credential {
-	h.t.Helper()
-	c, err := h.vault().Get(h.t.Context(), "codex/"+account)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	return c
-}
-
-// start starts an instance, as another process would be one.
-func (h *household) start() *instance {
-	h.t.Helper()
-	return h.startIn(newProcess())
-}
-
-// startIn starts an instance as a config of that process.
-func (h *household) startIn(p *process) *instance {
-	h.t.Helper()
-	in := &instance{t: h.t}
-	sp, err := (&PoolConfig{Members: []Member{{Name: "a"}, {Name: "b"}}}).served()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	in.sp = sp
-	sp.shared = &sharedState{name: "codex"}
-	sp.Pool = pool.New(pool.Config{Members: sp.names}, pool.NewState("codex", func(e pool.Event) {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		in.events = append(in.events, e)
-	}))
-	in.app = &App{logger: zap.NewNop(), storage: h.shared(), vault: h.vault(), process: p, pools: map[string]*servedPool{"codex": sp}}
-	r := in.app.newRefresher()
-	r.client.Transport = h.server
-	in.app.refresher, sp.refresher = r, r
-	var ctx context.Context
-	ctx, in.cancel = context.WithCancel(context.Background())
-	in.app.look(ctx)
-	in.wg.Go(func() { every(ctx, refreshTick, in.app.refreshLogins) })
-	in.wg.Go(func() { every(ctx, defaultSyncInterval, func() { in.app.look(ctx) }) })
-	return in
-}
-
-func (in *instance) stop() {
-	in.cancel()
-	in.wg.Wait()
-	in.app.refresher.stop()
-}
-
-// token returns the token that a request now gets.
-func (in *instance) token() string {
-	in.t.Helper()
-	lease, err := in.sp.Acquire(time.Now(), "")
-	if err != nil {
-		return err.Error()
-	}
-	a := in.sp.arms(in.t.Context(), time.Now(), lease)
-	if a == nil {
-		return "none"
-	}
-	return strings.TrimPrefix(a.headers[0].values[0], "Bearer ")
-}
-
-func (in *instance) state(position int) pool.MemberStatus {
-	return in.sp.Status(time.Now()).Members[position]
-}
-
-// told returns the events of that kind.
-func (in *instance) told(kind pool.EventKind) (of []pool.Event) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for _, e := range in.events {
-		if e.Kind == kind {
-			of = append(of, e)
-		}
-	}
-	return of
-}
 
 func TestRefresh_aheadOfTheEndAndKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -784,54 +540,40 @@ func TestRefresh_twoInstancesUseNoTokenTwice(t *testing.T) {
 	})
 }
 
-func TestRefresh_anExpiredTokenMeetsTwoInstances(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHousehold(t)
-		h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(300 * time.Millisecond); return false }
-		for round := range 100 {
-			h.put("a", time.Now().Add(-time.Minute))
-			one, two := h.start(), h.start()
-			want := accessToken("a", round+2)
-			var wg sync.WaitGroup
-			for i := range 10 {
-				wg.Go(func() {
-					if got := []*instance{one, two}[i%2].token(); got != want {
-						t.Errorf("round %d: a request gets %s", round, got)
-					}
-				})
-			}
-			wg.Wait()
-			one.stop()
-			two.stop()
-		}
-		if grants, reuses := h.server.granted(); grants != 100 || reuses != 0 {
-			t.Errorf("%d grants, %d reuses", grants, reuses)
-		}
-	})
-}
-
-func TestRefresh_twoInstancesOnOneFolder(t *testing.T) {
-	h := newHousehold(t)
-	h.disk = &certmagic.FileStorage{Path: t.TempDir()}
-	h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(100 * time.Millisecond); return false }
-	for round := range 3 {
+// meetsTwoInstances lets n requests at once meet an expired token on two
+// instances, in so many rounds.
+func (h *household) meetsTwoInstances(rounds, n int) {
+	h.t.Helper()
+	h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(200 * time.Millisecond); return false }
+	for round := range rounds {
 		h.put("a", time.Now().Add(-time.Minute))
-		one, two := h.start(), h.start()
+		instances := []*instance{h.start(), h.start()}
 		var wg sync.WaitGroup
-		for i := range 20 {
+		for i := range n {
 			wg.Go(func() {
-				if got := []*instance{one, two}[i%2].token(); got != accessToken("a", round+2) {
-					t.Errorf("round %d: a request gets %s", round, got)
+				if got := instances[i%2].token(); got != accessToken("a", round+2) {
+					h.t.Errorf("round %d: a request gets %s", round, got)
 				}
 			})
 		}
 		wg.Wait()
-		one.stop()
-		two.stop()
+		for _, in := range instances {
+			in.stop()
+		}
 	}
-	if grants, reuses := h.server.granted(); grants != 3 || reuses != 0 {
-		t.Errorf("%d grants, %d reuses", grants, reuses)
+	if grants, reuses := h.server.granted(); grants != rounds || reuses != 0 {
+		h.t.Errorf("%d grants, %d reuses", grants, reuses)
 	}
+}
+
+func TestRefresh_anExpiredTokenMeetsTwoInstances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { newHousehold(t).meetsTwoInstances(100, 10) })
+}
+
+func TestRefresh_anExpiredTokenMeetsTwoInstancesOnOneFolder(t *testing.T) {
+	h := newHousehold(t)
+	h.disk = &certmagic.FileStorage{Path: t.TempDir()}
+	h.meetsTwoInstances(3, 20)
 }
 
 func TestRefresh_endsABenchForTheOldToken(t *testing.T) {
@@ -851,40 +593,4 @@ func TestRefresh_endsABenchForTheOldToken(t *testing.T) {
 			t.Errorf("the member is %s with %d failures", st.State, st.Failures)
 		}
 	})
-}
-
-func TestLockWithin_aLateLockIsGivenBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newSharedStorage()
-		stubborn := &stubbornLocks{sharedStorage: s}
-		release, _ := s.locks.take(t.Context(), "x")
-		before := time.Now()
-		if _, err := lockWithin(t.Context(), stubborn, "x", time.Second); !errors.Is(err, errLocked) || time.Since(before) != time.Second {
-			t.Errorf("error %v after %s", err, time.Since(before))
-		}
-		release()
-		synctest.Wait()
-		unlock, err := lockWithin(t.Context(), stubborn, "x", time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		unlock()
-	})
-}
-
-// stubbornLocks take no notice of the context.
-type stubbornLocks struct{ *sharedStorage }
-
-func (s *stubbornLocks) Lock(_ context.Context, name string) error {
-	return s.sharedStorage.Lock(context.Background(), name)
-}
-
-func TestGrant_authStyle(t *testing.T) {
-	server := newTokenServer("a")
-	client := &http.Client{Transport: server}
-	c := vault.Credential{OAuth: &vault.OAuth{RefreshToken: vault.NewSecret(refreshToken("a", 1)), TokenURL: "https://auth.example.com/token", ClientID: "app", ClientSecret: vault.NewSecret("s"), AuthStyle: vault.AuthHeader}}
-	provider, _ := classify.Lookup("generic")
-	if _, refused := grant(client, provider, c); refused != nil || !slices.Equal(server.styles, []string{"header"}) {
-		t.Errorf("%v, styles %v", refused, server.styles)
-	}
 }

@@ -3,7 +3,10 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -257,55 +260,6 @@ func (s *sharedStorage) steal(name string) {
 	s.held[name] = func() {}
 }
 
-// pickyLocks heed the context, and give a lock back only at the third attempt.
-type pickyLocks struct {
-	*sharedStorage
-	mu    sync.Mutex
-	tries int
-	hang  bool
-}
-
-func (s *pickyLocks) Lock(_ context.Context, name string) error {
-	return s.sharedStorage.Lock(context.Background(), name)
-}
-
-func (s *pickyLocks) Unlock(ctx context.Context, name string) error {
-	s.mu.Lock()
-	s.tries++
-	tries := s.tries
-	s.mu.Unlock()
-	if s.hang {
-		time.Sleep(time.Minute)
-	}
-	if err := ctx.Err(); err != nil && !s.hang {
-		return err
-	}
-	if tries%3 != 0 {
-		return errors.New("try again")
-	}
-	return s.sharedStorage.Unlock(ctx, name)
-}
-
-func TestLockWithin_aLateLockIsGivenBackToAStorageThatHeedsTheContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &pickyLocks{sharedStorage: newSharedStorage()}
-		release, _ := s.locks.take(t.Context(), "x")
-		if _, err := lockWithin(t.Context(), s, "x", time.Second); !errors.Is(err, errLocked) {
-			t.Errorf("error %v", err)
-		}
-		release()
-		time.Sleep(10 * time.Second)
-		unlock, err := lockWithin(t.Context(), s, "x", time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
-		unlock()
-		if s.tries != 6 {
-			t.Errorf("%d attempts to give two locks back", s.tries)
-		}
-	})
-}
-
 func TestRefresh_anUnlockThatHangsHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t)
@@ -322,4 +276,219 @@ func TestRefresh_anUnlockThatHangsHoldsNobodyUp(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 	})
+}
+
+func TestRefresh_manyLoginsAskAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.accounts = nil
+		for i := range 50 {
+			h.accounts = append(h.accounts, fmt.Sprintf("m%d", i))
+		}
+		h.server = newTokenServer(h.accounts...)
+		for _, name := range h.accounts {
+			h.put(name, time.Now().Add(-time.Minute))
+		}
+		var mu sync.Mutex
+		asking, most, locked := 0, 0, 0
+		h.server.before = func(http.ResponseWriter, *http.Request) bool {
+			mu.Lock()
+			asking++
+			most, locked = max(most, asking), max(locked, h.storage.locked())
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			asking--
+			return false
+		}
+		in := h.start()
+		defer in.stop()
+		time.Sleep(6 * time.Second)
+		if grants, reuses := h.server.granted(); grants != 50 || reuses != 0 {
+			t.Errorf("%d grants, %d reuses", grants, reuses)
+		}
+		// Those that store what they got have a lock, those that wait have none.
+		if most != maxGrants || locked > 2*maxGrants {
+			t.Errorf("%d at once, with %d locks", most, locked)
+		}
+	})
+}
+
+// locked returns how many locks are held.
+func (s *sharedStorage) locked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.held)
+}
+
+func TestRefresh_anAccountThatIsAlwaysRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(7*24*time.Hour))
+		h.server.shape = func(answer map[string]any) { answer["expires_in"] = 7 * 24 * 60 * 60 }
+		in := h.start()
+		defer in.stop()
+		reject := func() {
+			lease, err := in.sp.Acquire(time.Now(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), rejected)
+			lease.Report(time.Now(), pool.Verdict{Meaning: pool.AuthFailed, Reason: "401"})
+		}
+		for end := time.Now().Add(24 * time.Hour); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			reject()
+		}
+		times := h.server.times()
+		if len(times) < 24 || len(times) > 40 {
+			t.Errorf("%d grants in a day", len(times))
+		}
+		if last := times[len(times)-1].Sub(times[len(times)-2]); last > refreshMaxPause+time.Minute {
+			t.Errorf("the last pause is %s", last)
+		}
+		// One success, and the next rejection finds the login as any other.
+		time.Sleep(refreshMaxPause)
+		in.sp.SetMissing("b", "")
+		lease, _ := in.sp.Acquire(time.Now(), "")
+		lease.Report(time.Now(), pool.Verdict{Meaning: pool.OK})
+		before := len(h.server.times())
+		reject()
+		time.Sleep(refreshPause * 3)
+		reject()
+		if n := len(h.server.times()) - before; n != 2 {
+			t.Errorf("%d grants after a success", n)
+		}
+	})
+}
+
+func TestRefresh_theClockOfTheInstanceThatRefreshedIsAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(time.Hour))
+		c := h.stored("a")
+		login := *c.OAuth
+		login.RefreshedAt = time.Now().Add(24 * time.Hour)
+		c.OAuth = &login
+		c.Generation++
+		if _, err := h.vault().Refreshed(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		in := h.start()
+		defer in.stop()
+		time.Sleep(refreshPause + time.Second)
+		if a := in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), rejected); a.generation != 3 {
+			t.Errorf("the tokens are of generation %d", a.generation)
+		}
+	})
+}
+
+func TestRefresh_aLoginOfWhichNoEndIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Time{})
+		in := h.start()
+		defer in.stop()
+		time.Sleep(48 * time.Hour)
+		if n := len(h.server.seen()); n != 0 {
+			t.Errorf("%d requests before it was rejected", n)
+		}
+		if a := in.sp.logins[0].await(t.Context(), in.sp.armed[0].Load(), rejected); a.generation != 2 {
+			t.Errorf("the tokens are of generation %d", a.generation)
+		}
+	})
+}
+
+func TestRefresh_intentsOfOthersAreWaitedFor(t *testing.T) {
+	for name, tc := range map[string]struct {
+		own  bool
+		time time.Duration // of the intent, from now
+		wait time.Duration
+	}{
+		"just now":              {false, 0, intentTime},
+		"a while ago":           {false, -10 * time.Second, intentTime - 10*time.Second},
+		"long ago":              {false, -time.Hour, 0},
+		"by a clock ahead":      {false, 10 * time.Second, intentTime + 10*time.Second},
+		"by a clock far ahead":  {false, 24 * time.Hour, 0},
+		"this process's own":    {true, 0, 0},
+		"of another generation": {false, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHousehold(t)
+				h.put("a", time.Now().Add(-time.Minute))
+				process := newProcess()
+				by := "a process that is no more"
+				if tc.own {
+					by = process.id
+				}
+				c, err := h.vault().Begin(t.Context(), h.stored("a"), time.Now().Add(tc.time), by)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if name == "of another generation" {
+					h.server.set(func() { h.server.accounts["a"].n = 2 })
+					c.Generation++
+					c.OAuth.RefreshToken = vault.NewSecret(refreshToken("a", 2))
+					if _, err := h.vault().Refreshed(t.Context(), c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				in := h.startIn(process)
+				defer in.stop()
+				start := time.Now()
+				time.Sleep(time.Minute)
+				grants := h.server.times()
+				if len(grants) != 1 {
+					t.Fatalf("%d grants", len(grants))
+				}
+				if waited := grants[0].Sub(start); waited < tc.wait || waited > tc.wait+2*refreshTick {
+					t.Errorf("it was waited for %s", waited)
+				}
+			})
+		})
+	}
+}
+
+// A client that leaves while its request waits for new tokens leaves the account
+// as it is.
+func TestOAuth_aClientThatLeavesBlamesNobody(t *testing.T) {
+	s := openLoginSite(t, directive())
+	goOn := make(chan struct{})
+	s.putLogin("a", inAnHour())
+	s.putLogin("b", inAnHour())
+	s.want(200)
+	s.revoke("a")
+	heal := s.server.before
+	s.server.set(func() {
+		s.server.before = func(w http.ResponseWriter, r *http.Request) bool { <-goOn; return heal(w, r) }
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.door+"/v1/x", strings.NewReader("hello"))
+		req.Header.Set("Authorization", "Bearer "+phantom)
+		res, err := http.DefaultTransport.RoundTrip(req)
+		if err == nil {
+			err = res.Body.Close()
+		}
+		left <- err
+	}()
+	waitUntil(t, "the endpoint is asked", func() bool { return len(s.server.seen()) == 1 })
+	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the client: %v", err)
+	}
+	waitUntil(t, "the request has ended", func() bool {
+		log, err := os.ReadFile(s.log)
+		return err == nil && strings.Count(string(log), `"handled request"`) == 2
+	})
+	if answer := s.status(); strings.Contains(answer, "cooling") || strings.Contains(answer, `"failures":1`) {
+		t.Errorf("the pool is %s", answer)
+	}
+	close(goOn)
+	s.want(200)
+	if got := s.api.credentials(); strings.Contains(got, "access-b") {
+		t.Errorf("the API saw %s", got)
+	}
 }

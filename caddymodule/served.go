@@ -180,6 +180,9 @@ func (sp *servedPool) render(c vault.Credential) (*armed, error) {
 	}
 	if o := c.OAuth; o != nil {
 		a.expires, a.refreshed = o.ExpiresAt, o.RefreshedAt
+		if now := time.Now(); a.refreshed.After(now) {
+			a.refreshed = now // by another instance's clock
+		}
 		a.refreshable, a.due, a.login = !o.RefreshToken.IsZero(), dueAt(c), c
 		a.refreshHash = sha256.Sum256([]byte(o.RefreshToken.Reveal()))
 		a.addSecret(o.RefreshToken)

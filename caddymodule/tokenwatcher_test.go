@@ -127,7 +127,9 @@ func TestTokenWatcher_aRefusalIsTried(t *testing.T) {
 			w.WriteHeader(400)
 			_, _ = w.Write(encode(t, "gzip", []byte(`{"error":"invalid_grant"}`)))
 		},
-		"by its status": status(401),
+		"by its status": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"message":"Unauthorized"}`, http.StatusUnauthorized)
+		},
 		"broken off": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			w.WriteHeader(400)

@@ -39,3 +39,15 @@ func (p *Pool) Renewed(now time.Time, name string) {
 		p.settle(now)
 	}
 }
+
+// Failures returns how often in a row the member has failed.
+func (p *Pool) Failures(name string) int {
+	s := p.state
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := p.index(name)
+	if i < 0 {
+		return 0
+	}
+	return s.records[p.credential(i)].look("").failures
+}

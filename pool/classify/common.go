@@ -1,6 +1,7 @@
 package classify
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 
@@ -87,9 +88,15 @@ var tokenRules = []Rule{
 		Name:     "token-unauthorized",
 		Endpoint: EndpointToken,
 		Status:   []int{http.StatusUnauthorized},
+		Also:     "the body is a JSON object: others than the endpoint, such as a proxy, say 401 with a page or nothing",
+		bodyIf:   isObject,
 		Meaning:  pool.AuthFailed,
 		Source:   "RFC 6749 section 5.2: 401 is about the client's authentication",
 	},
+}
+
+func isObject(e *evidence) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(e.Body, " \t\r\n\ufeff"), []byte("{"))
 }
 
 // Rules by status alone, which stand at the end of many tables.
