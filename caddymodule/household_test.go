@@ -96,6 +96,13 @@ func (s *sharedStorage) Stat(_ context.Context, key string) (certmagic.KeyInfo, 
 	return certmagic.KeyInfo{}, fs.ErrNotExist
 }
 
+func (s *sharedStorage) Delete(_ context.Context, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.files, key)
+	return nil
+}
+
 func (s *sharedStorage) Lock(ctx context.Context, name string) error {
 	release, err := s.locks.take(ctx, name)
 	if err == nil {

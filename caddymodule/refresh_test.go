@@ -339,6 +339,28 @@ func TestRefresh_aPutInMidRefreshStays(t *testing.T) {
 	})
 }
 
+func TestRefresh_aRemovalInMidRefreshStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(-time.Minute))
+		h.server.before = func(http.ResponseWriter, *http.Request) bool { time.Sleep(3 * time.Second); return false }
+		in, other := h.start(), h.start()
+		defer in.stop()
+		defer other.stop()
+		time.Sleep(2 * time.Second) // the endpoint is being asked
+		if err := other.app.deleteCredential(t.Context(), "codex/a"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if _, err := h.vault().Get(t.Context(), "codex/a"); !errors.Is(err, vault.ErrNotFound) {
+			t.Errorf("the login is back: %v", err)
+		}
+		if st := in.state(0); st.State != pool.StateMissing {
+			t.Errorf("the member is %s", st.State)
+		}
+	})
+}
+
 func TestRefresh_aLossThatCanNotBeStoredIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t)
