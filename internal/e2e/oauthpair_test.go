@@ -14,7 +14,7 @@ import (
 // one and the same login: one refresh token used twice would end it.
 func TestFault_tokensEndTogetherOnTwoProcesses(t *testing.T) {
 	t.Parallel()
-	rounds := 20
+	rounds := 10
 	if enduring() {
 		rounds = 100
 	}
