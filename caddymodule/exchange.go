@@ -24,6 +24,7 @@ type exchange struct {
 	retries  int
 	tried    []pool.Lease
 	renewed  []string     // members whose login was refreshed for the request
+	ended    bool         // the token in use had ended, and no other one came in time
 	key      string       // what the request asks for; see scopeKey
 	failed   pool.Verdict // that every attempt so far has met, if they have met the same
 
@@ -150,6 +151,7 @@ func (x *exchange) first(ctx context.Context, now time.Time) (pool.Lease, *armed
 			return pool.Lease{}, nil, nil
 		}
 		if a := x.pool.arms(ctx, now, lease); a != nil {
+			x.ended = a.expired(now)
 			return lease, a, nil
 		}
 	}
@@ -164,7 +166,11 @@ func (x *exchange) renew(ctx context.Context, lease pool.Lease, status int, v po
 		return nil
 	}
 	x.renewed = append(x.renewed, lease.Member())
-	a := x.pool.logins[lease.Position()].await(ctx, x.armed, rejected)
+	l := &x.pool.logins[lease.Position()]
+	a := l.armed()
+	if !x.ended { // else it was waited for already
+		a = l.await(ctx, x.armed, rejected)
+	}
 	if a == nil || a.identity != x.armed.identity || a.same(x.armed) {
 		return nil
 	}
@@ -188,6 +194,7 @@ func (x *exchange) again(ctx context.Context, failed pool.Lease) (lease pool.Lea
 	if a == nil {
 		return lease, nil, false
 	}
+	x.ended = a.expired(now)
 	body, err := x.body()
 	if err != nil { // it has outgrown the recording
 		return lease, nil, false

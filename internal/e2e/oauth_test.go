@@ -173,6 +173,20 @@ func TestFault_tokenEndpointIsOutOfOrder(t *testing.T) {
 	}
 }
 
+// A request whose token has ended waits for another one, and not for long.
+func TestFault_tokenEndpointHangsAndTheTokenHasEnded(t *testing.T) {
+	t.Parallel()
+	c, s := startOAuth(t, "work", "home")
+	s.put(c, time.Now().Add(time.Hour), "home")
+	s.refuse(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	s.put(c, time.Now().Add(-time.Minute), "work")
+	began := time.Now()
+	served(t, c.get("/"), "home")
+	if took := time.Since(began); took > 13*time.Second {
+		t.Errorf("the request took %s", took)
+	}
+}
+
 func TestFault_oddLifetimesDoNotLoop(t *testing.T) {
 	t.Parallel()
 	lives := []any{0, -1, nil, "3600", "soon", "", 0.5, 1e300, true, map[string]any{"seconds": 1}, 1}
