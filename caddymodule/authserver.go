@@ -179,8 +179,8 @@ func shown(text string) string {
 // have sent.
 func whyUnreachable(err error) error {
 	r := unreachable(err)
-	if r.cause != nil {
-		return r.cause
+	if r.cause != nil { // a certificate is what the server sent, too
+		return errors.New(shown(r.cause.Error()))
 	}
 	if r.reason == "timeout" {
 		return errors.New("it took too long")
@@ -222,8 +222,10 @@ var refusalHints = map[string]string{
 func refused(code, description string, secrets ...string) *refusedError {
 	e := &refusedError{code: shown(code), description: shown(description), hint: refusalHints[code]}
 	for _, secret := range secrets {
-		if secret != "" && strings.Contains(code+" "+description, secret) {
-			e.code, e.description = "what it says is withheld, since it repeats a secret of the login", ""
+		for _, form := range []string{secret, url.QueryEscape(secret)} { // the latter as it was sent
+			if secret != "" && strings.Contains(code+" "+description, form) {
+				e.code, e.description = "what it says is withheld, since it repeats a secret of the login", ""
+			}
 		}
 	}
 	return e
@@ -231,13 +233,14 @@ func refused(code, description string, secrets ...string) *refusedError {
 
 // whyNoTokens says what an answer without tokens means. The errors of the oauth2
 // package show whole answers, and are not shown themselves.
-func whyNoTokens(endpoint string, heard *loginTransport, err error, secrets ...string) error {
+func (a *authorization) whyNoTokens(endpoint string, err error) error {
+	heard := a.heard
 	known, ok := errors.AsType[*oauth2.RetrieveError](err)
 	switch {
 	case heard.err != nil || heard.status == 0:
 		return fmt.Errorf("no answer from %s: %w", endpoint, whyUnreachable(heard.err))
 	case ok && known.ErrorCode != "":
-		return refused(known.ErrorCode, known.ErrorDescription, secrets...)
+		return refused(known.ErrorCode, known.ErrorDescription, a.secrets...)
 	case heard.status >= 300 && heard.status < 400:
 		return fmt.Errorf("%s answers with a redirect (%d), which is not followed: it would take the login elsewhere; "+
 			"give the URL that it leads to", endpoint, heard.status)

@@ -66,6 +66,7 @@ func (a *authorization) codeLogin(ctx context.Context, redirect string) (*oauth2
 		if answer.err != nil {
 			return nil, answer.err
 		}
+		a.secrets = append(a.secrets, answer.code, verifier)
 		token, err := a.config.Exchange(a.asking(ctx), answer.code, oauth2.VerifierOption(verifier))
 		switch {
 		case err == nil:
@@ -73,7 +74,7 @@ func (a *authorization) codeLogin(ctx context.Context, redirect string) (*oauth2
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		}
-		return a.rescue(err, answer.code, verifier)
+		return a.rescue(err)
 	}
 }
 

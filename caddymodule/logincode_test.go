@@ -1,9 +1,17 @@
 package caddymodule
 
 import (
-	"errors"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log"
+	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -265,8 +273,31 @@ func TestDiscover_deadIssuer(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = a.run(t.Context(), newTokenClient(), &f, "")
-	if _, ok := errors.AsType[*net.OpError](err); !ok || !strings.HasPrefix(err.Error(), "--issuer: no answer from "+f.issuer) {
+	if err == nil || !strings.HasPrefix(err.Error(), "--issuer: no answer from "+f.issuer) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Whoever sits on the way chooses the names in a certificate that nobody trusts.
+func TestDiscover_certificateDoesNotSteerTheTerminal(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"\x1b[2Jevil"}}
+	cert, err := x509.CreateCertificate(rand.Reader, names, names, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	_, err = discover(t.Context(), newTokenClient(), "https://localhost:"+port)
+	if err == nil || strings.Contains(err.Error(), "\x1b") || !strings.Contains(err.Error(), "certificate is valid for ?[2Jevil") {
+		t.Errorf("error %q", err)
 	}
 }
 

@@ -2,10 +2,12 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"slices"
@@ -93,6 +95,9 @@ type authorization struct {
 	fields map[string]string // of the credential
 	heard  *loginTransport
 	client *http.Client // that has it
+
+	// secrets are those that the server was told, and may repeat.
+	secrets []string
 
 	say  func(format string, args ...any)
 	wait func(text string) (stop func())
@@ -261,7 +266,7 @@ func (s *authServer) flow(want string) (string, error) {
 
 // connect makes the client that speaks to the server.
 func (a *authorization) connect(client *http.Client, secret, style string) {
-	a.config.ClientSecret = secret
+	a.config.ClientSecret, a.secrets = secret, []string{secret}
 	a.config.Endpoint = oauth2.Endpoint{
 		AuthURL: a.server.AuthURL, TokenURL: a.server.TokenURL, DeviceAuthURL: a.server.DeviceURL,
 		AuthStyle: oauth2.AuthStyleInParams, // set, since finding out would send a code twice
@@ -270,6 +275,8 @@ func (a *authorization) connect(client *http.Client, secret, style string) {
 	if style == vault.AuthHeader {
 		a.config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
 		a.heard.deviceURL, a.heard.clientID, a.heard.clientSecret = a.server.DeviceURL, a.config.ClientID, secret
+		basic := url.QueryEscape(a.config.ClientID) + ":" + url.QueryEscape(secret)
+		a.secrets = append(a.secrets, base64.StdEncoding.EncodeToString([]byte(basic)))
 	}
 	a.client = &http.Client{Transport: a.heard, CheckRedirect: client.CheckRedirect}
 }

@@ -25,6 +25,7 @@ func (a *authorization) deviceLogin(ctx context.Context) (*oauth2.Token, error) 
 	if err != nil {
 		return nil, err
 	}
+	a.secrets = append(a.secrets, code.DeviceCode)
 	a.tellCode(code)
 	told := ""
 	for {
@@ -39,9 +40,9 @@ func (a *authorization) deviceLogin(ctx context.Context) (*oauth2.Token, error) 
 		case !code.Expiry.IsZero() && !time.Now().Before(code.Expiry):
 			return nil, errors.New(refusalHints["expired_token"])
 		case !a.mayPass():
-			return a.rescue(err, code.DeviceCode)
+			return a.rescue(err)
 		}
-		if why := whyNoTokens("the token endpoint", a.heard, err).Error(); why != told {
+		if why := a.whyNoTokens("the token endpoint", err).Error(); why != told {
 			a.say("%s. It is asked again.\n", sentence(why))
 			told = why
 		}
@@ -69,7 +70,7 @@ func (a *authorization) deviceCode(ctx context.Context) (*oauth2.DeviceAuthRespo
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
-		return nil, whyNoTokens("the device authorization endpoint", a.heard, err, a.config.ClientSecret)
+		return nil, a.whyNoTokens("the device authorization endpoint", err)
 	case code.DeviceCode == "" || code.UserCode == "":
 		return nil, errors.New("the answer of the device authorization endpoint holds no code; is its URL right?")
 	}
@@ -101,9 +102,9 @@ func (a *authorization) tellCode(code *oauth2.DeviceAuthResponse) {
 
 // rescue makes the best of an answer that the oauth2 package takes for a
 // failure: tokens in one that is odd elsewhere must not get lost.
-func (a *authorization) rescue(err error, secrets ...string) (*oauth2.Token, error) {
+func (a *authorization) rescue(err error) (*oauth2.Token, error) {
 	if token, ok := a.heard.token(err); ok && a.heard.err == nil {
 		return token, nil
 	}
-	return nil, whyNoTokens("the token endpoint", a.heard, err, append(secrets, a.config.ClientSecret)...)
+	return nil, a.whyNoTokens("the token endpoint", err)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +84,27 @@ func TestDeviceLogin_saysWhyThereIsNoLogin(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestDeviceLogin_showsNoSecretThatTheServerRepeats(t *testing.T) {
+	for _, style := range []string{"params", "header"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newLoginServer()
+			s.answers = []string{"echoes, and is not well", "tokens"}
+			const secret = loginSecret + "/+=" // which a form holds in another shape
+			basic := base64.StdEncoding.EncodeToString([]byte("app:" + url.QueryEscape(secret)))
+			got := s.logIn(t.Context(), t, loginFlags{authStyle: style}, secret, nil)
+			if got.err != nil || !strings.Contains(got.said, "withheld, since it repeats a secret") || strings.Contains(got.said, basic) {
+				t.Errorf("%s: error %v, and it says\n%s", style, got.err, got.said)
+			}
+		})
+	}
+	const secret = "a/secret+of=a client"
+	for _, form := range []string{secret, url.QueryEscape(secret)} {
+		if err := refused("invalid_request", "not "+form, secret); strings.Contains(err.Error(), form) {
+			t.Error(err)
+		}
 	}
 }
 

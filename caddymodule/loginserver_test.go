@@ -153,8 +153,14 @@ func (s *loginServer) token(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"access_token":"`+strings.Repeat("x", 2*maxGrant)+`"}`)
 	case "steers": // the terminal
 		answerJSON(w, http.StatusBadRequest, map[string]string{"error": "\x1b[2Jodd", "error_description": "line\r\nline \u202e" + strings.Repeat("x", 1000)})
-	case "echoes":
-		answerJSON(w, http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "not " + r.PostForm.Encode()})
+	case "echoes", "echoes, and is not well":
+		status := http.StatusBadRequest
+		if answer != "echoes" {
+			status = http.StatusServiceUnavailable
+		}
+		answerJSON(w, status, map[string]string{
+			"error": "invalid_request", "error_description": "not " + orDefault(r.Header.Get("Authorization"), r.PostForm.Encode()),
+		})
 	default:
 		answerJSON(w, http.StatusBadRequest, map[string]string{"error": answer, "error_description": "because"})
 	}
