@@ -284,6 +284,11 @@ func (l *login) tellFailed(r *refusal) {
 	l.pool.RefreshFailed(time.Now(), l.pool.names[l.position], r.reason, r.meaning)
 }
 
+// count counts a refresh by how it has ended.
+func (l *login) count(outcome string) {
+	counters.refreshes.WithLabelValues(l.pool.shared.name, l.pool.names[l.position], outcome).Inc()
+}
+
 // fields are the login in a log line.
 func (l *login) fields(more ...zap.Field) []zap.Field {
 	return append([]zap.Field{zap.String("credential", l.name())}, more...)

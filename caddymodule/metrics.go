@@ -24,6 +24,16 @@ const (
 	outcomeDropped = "dropped"
 )
 
+// How a refresh of a login has ended, as the outcome label of refreshes_total.
+const (
+	// refreshDone: there are new tokens, and they are stored.
+	refreshDone = "refreshed"
+	// refreshFailed: it will be tried again.
+	refreshFailed = "failed"
+	// refreshLost: only a new login helps.
+	refreshLost = "lost"
+)
+
 // counters live with the process and are registered again with each
 // configuration's registry, so that they survive reloads.
 var counters = newCounterSet()
@@ -31,7 +41,7 @@ var counters = newCounterSet()
 // counterSet is every counter of the plugin. All labels are bounded by the
 // configuration: none comes from a client or an upstream.
 type counterSet struct {
-	requests, retries, failovers, exhausted, notices *prometheus.CounterVec
+	requests, retries, failovers, exhausted, refreshes, notices *prometheus.CounterVec
 }
 
 func newCounterSet() *counterSet {
@@ -56,6 +66,9 @@ func newCounterSet() *counterSet {
 		exhausted: counter("exhausted_total",
 			"How often no member was left to fail over to. The same within the notice window counts once.",
 			"pool"),
+		refreshes: counter("refreshes_total",
+			"Refreshes of logins by how they ended: refreshed, failed (it will be tried again), or lost (the account must log in again).",
+			"pool", "member", "outcome"),
 		notices: counter("notices_total",
 			"Notices by kind and by what became of them: told (logged and emitted as an event), and for each notifier delivered, retried (an attempt failed), failed (given up) or dropped.",
 			"kind", "outcome"),
@@ -197,6 +210,7 @@ func registerMetrics(registry prometheus.Registerer, source statusSource) error 
 		counters.retries,
 		counters.failovers,
 		counters.exhausted,
+		counters.refreshes,
 		counters.notices,
 		memberCollector{source},
 	} {

@@ -70,6 +70,7 @@ func TestMetrics_passTheLinter(t *testing.T) {
 	counters.event(pool.Event{Kind: pool.Failover, Pool: "metrics-lint", Meaning: pool.AuthFailed})
 	counters.event(pool.Event{Kind: pool.Exhausted, Pool: "metrics-lint"})
 	counters.notice(pool.Parked, outcomeTold)
+	counters.refreshes.WithLabelValues("metrics-lint", "work", refreshDone).Inc()
 	r := prometheus.NewPedanticRegistry()
 	mustRegister(t, r, fixedStatuses{{Name: "metrics-lint", Members: []pool.MemberStatus{{Name: "work"}}}})
 	problems, err := testutil.GatherAndLint(r)

@@ -160,6 +160,7 @@ func (r *refresh) keep(next vault.Credential) {
 		return
 	}
 	r.succeeded()
+	r.count(refreshDone)
 	if err := r.pool.take(r.position, stored); err != nil {
 		return
 	}
@@ -187,6 +188,7 @@ func (r *refresh) giveUp(c vault.Credential, refused *refusal) {
 		return
 	}
 	r.lose(c, refused.reason)
+	r.count(refreshLost)
 	r.tellFailed(refused)
 	_ = r.pool.take(r.position, c)
 	r.tell()
@@ -206,6 +208,7 @@ func (r *refresh) failed(refused *refusal) {
 	if r.ctx.Err() != nil {
 		return // the next config goes on
 	}
+	r.count(refreshFailed)
 	first := r.postpone(refused.wait)
 	fields := r.fields(zap.String("reason", refused.reason), zap.NamedError("error", refused.cause))
 	r.app.logger.Warn("a login can't be refreshed at the moment", fields...)

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
 	"github.com/credentialpool/caddy-credential-pool/vault"
@@ -193,6 +196,45 @@ func TestRefresh_troubleAtTheEndpointBenchesNobody(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestRefresh_isCountedByHowItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHousehold(t)
+		h.put("a", time.Now().Add(time.Hour))
+		in := h.start()
+		defer in.stop()
+		counted := make(map[string]float64)
+		since := func() (more string) {
+			for _, outcome := range []string{refreshDone, refreshFailed, refreshLost} {
+				now := testutil.ToFloat64(counters.refreshes.WithLabelValues("codex", "a", outcome))
+				if n := now - counted[outcome]; n > 0 {
+					more += fmt.Sprintf("%s %v;", outcome, n)
+				}
+				counted[outcome] = now
+			}
+			return more
+		}
+		since()
+		time.Sleep(58 * time.Minute)
+		if got := since(); got != "refreshed 1;" {
+			t.Errorf("after a refresh: %s", got)
+		}
+		h.server.set(func() {
+			h.server.before = func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true }
+		})
+		attempts := len(h.server.seen())
+		time.Sleep(time.Hour)
+		attempts = len(h.server.seen()) - attempts
+		if got := since(); attempts < 2 || got != fmt.Sprintf("failed %d;", attempts) {
+			t.Errorf("after %d attempts that failed: %s", attempts, got)
+		}
+		h.server.set(func() { h.server.before, h.server.accounts["a"].revoked = nil, true })
+		time.Sleep(time.Hour)
+		if got := since(); got != "lost 1;" {
+			t.Errorf("after the login was lost: %s", got)
+		}
+	})
 }
 
 func TestRefresh_aHangingEndpointIsNotWaitedForLong(t *testing.T) {
