@@ -136,11 +136,14 @@ func (s *authServer) check(issuer *url.URL) error {
 type loginTransport struct {
 	listener
 
-	// deviceURL is where HTTP Basic authentication is added, which the oauth2
-	// package does not do there (RFC 8628, section 3.1); empty for nowhere.
-	deviceURL    string
-	clientID     string
-	clientSecret string
+	// basic is the header Authorization of a client that shows its secret in it.
+	// The oauth2 package does not add it to the request of a code (RFC 8628,
+	// section 3.1). It is empty for other clients.
+	basic string
+
+	// slowed counts the answers of slow_down. The oauth2 package heeds them only
+	// until it returns.
+	slowed int64
 }
 
 // RoundTrip implements [http.RoundTripper]. The answer has been read when it
@@ -150,10 +153,13 @@ func (t *loginTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(req.Context(), grantTime)
 	defer cancel()
 	req = req.Clone(ctx)
-	if t.deviceURL != "" && req.URL.String() == t.deviceURL {
-		req.SetBasicAuth(url.QueryEscape(t.clientID), url.QueryEscape(t.clientSecret)) // RFC 6749, section 2.3.1
+	if t.basic != "" {
+		req.Header.Set("Authorization", t.basic)
 	}
 	res, err := t.listener.RoundTrip(req)
+	if bytes.Contains(t.body, []byte("slow_down")) {
+		t.slowed++
+	}
 	if err == nil && string(bytes.TrimSpace(t.body)) == "null" { // on which the oauth2 package panics
 		res.Body = http.NoBody
 	}

@@ -274,9 +274,11 @@ func (a *authorization) connect(client *http.Client, secret, style string) {
 	a.heard = &loginTransport{listener: listener{next: client.Transport}}
 	if style == vault.AuthHeader {
 		a.config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
-		a.heard.deviceURL, a.heard.clientID, a.heard.clientSecret = a.server.DeviceURL, a.config.ClientID, secret
-		basic := url.QueryEscape(a.config.ClientID) + ":" + url.QueryEscape(secret)
-		a.secrets = append(a.secrets, base64.StdEncoding.EncodeToString([]byte(basic)))
+		if secret != "" {
+			basic := url.QueryEscape(a.config.ClientID) + ":" + url.QueryEscape(secret) // RFC 6749, section 2.3.1
+			basic = base64.StdEncoding.EncodeToString([]byte(basic))
+			a.heard.basic, a.secrets = "Basic "+basic, append(a.secrets, basic)
+		}
 	}
 	a.client = &http.Client{Transport: a.heard, CheckRedirect: client.CheckRedirect}
 }

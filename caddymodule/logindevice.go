@@ -46,7 +46,11 @@ func (a *authorization) deviceLogin(ctx context.Context) (*oauth2.Token, error) 
 			a.say("%s. It is asked again.\n", sentence(why))
 			told = why
 		}
-		code.Interval = max(code.Interval, min(2*code.Interval, slowestPoll)) // RFC 8628, section 3.5
+		// RFC 8628, section 3.5: slow_down is for all that follow, and a server that
+		// does not answer is asked less often.
+		code.Interval += 5 * a.heard.slowed
+		a.heard.slowed = 0
+		code.Interval = max(code.Interval, min(2*code.Interval, slowestPoll))
 	}
 }
 

@@ -25,7 +25,7 @@ func TestDeviceLogin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLoginServer()
 		s.device["verification_uri_complete"] = loginIssuer + "/activate?user_code=WDJB-MJHT"
-		s.answers = []string{"authorization_pending", "slow_down", "authorization_pending", "503", "break", "tokens"}
+		s.answers = []string{"authorization_pending", "slow_down", "slow_down", "authorization_pending", "503", "authorization_pending", "break", "tokens"}
 		begun := time.Now()
 		got := s.logIn(t.Context(), t, loginFlags{
 			scopes: []string{"openid", "email offline_access"}, params: []string{"audience=https://api.example.com"},
@@ -39,7 +39,7 @@ func TestDeviceLogin(t *testing.T) {
 			t.Errorf("the login is %+v", b)
 		}
 		// slow_down adds 5 s, and a server that is not well is asked half as often.
-		if waits := s.waits(begun); !slices.Equal(waits, []time.Duration{5e9, 5e9, 10e9, 10e9, 10e9, 20e9}) {
+		if waits := s.waits(begun); !slices.Equal(waits, []time.Duration{5e9, 5e9, 10e9, 15e9, 15e9, 30e9, 30e9, 60e9}) {
 			t.Errorf("asked after %v", waits)
 		}
 		if s.asked.Get("scope") != "openid email offline_access" || s.asked.Get("audience") != "https://api.example.com" || s.asked.Get("client_id") != "app" {
@@ -214,7 +214,8 @@ func TestLogin_clientShowsItsSecret(t *testing.T) {
 				}
 				return res, err
 			})
-			f := loginFlags{issuer: loginIssuer, clientID: "app", timeout: loginTime, authStyle: tc.style}
+			device := authServer{DeviceURL: "HTTPS://id.example.com/device"} // as a URL may be written, too
+			f := loginFlags{issuer: loginIssuer, clientID: "app", timeout: loginTime, authStyle: tc.style, server: device}
 			a, err := f.authorization([]string{"api", "work"})
 			if err != nil {
 				t.Fatal(err)
