@@ -125,6 +125,9 @@ func (s *authServer) check(issuer *url.URL) error {
 		if err := vault.CheckTokenURL(*e.url); err != nil {
 			return fmt.Errorf("--issuer: what the server names for %s %w", e.flag, err)
 		}
+		if strings.ContainsFunc(*e.url, func(r rune) bool { return r <= ' ' || r > '~' }) { // one is shown
+			return fmt.Errorf("--issuer: what the server names for %s has characters that are none of a URL", e.flag)
+		}
 		if issuer.Scheme == "https" && !strings.HasPrefix(*e.url, "https:") {
 			return fmt.Errorf("--issuer: what the server names for %s is not https, as the issuer is", e.flag)
 		}

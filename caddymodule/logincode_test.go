@@ -243,6 +243,8 @@ func TestDiscover(t *testing.T) {
 		"with a token endpoint in plain":  {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "token_endpoint", "http://id.example.com/token")}, "names for --token-url is not https"},
 		"with an endpoint on our machine": {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "authorization_endpoint", "http://127.0.0.1:2019/load")}, "names for --auth-url is not https"},
 		"with a script":                   {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "authorization_endpoint", "javascript:alert(1)")}, "names for --auth-url is not an https URL"},
+		"with a URL that steers":          {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "authorization_endpoint", loginIssuer+"/\u009b2J")}, "names for --auth-url has characters that are none of a URL"},
+		"with a space":                    {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "token_endpoint", loginIssuer+"/to ken")}, "names for --token-url has characters that are none of a URL"},
 		"without a token endpoint":        {loginIssuer, map[string]any{"/.well-known/openid-configuration": doc(loginIssuer, "token_endpoint", "")}, "give --token-url"},
 		"in plain":                        {"http://id.example.com", nil, "--issuer is not https"},
 		"without a scheme":                {"id.example.com", nil, "--issuer is not an https URL"},

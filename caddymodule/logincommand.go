@@ -172,9 +172,7 @@ func (f *loginFlags) authorization(args []string) (*authorization, error) {
 	for _, scope := range f.scopes {
 		a.config.Scopes = append(a.config.Scopes, strings.Fields(scope)...)
 	}
-	// The rest of the login is known only when it is complete.
-	_, err = a.body(&oauth2.Token{AccessToken: "of a login to come"}, f.authStyle, time.Now())
-	return a, err
+	return a, nil
 }
 
 // ownParams are those of an authorization request that --param can't change.
@@ -225,6 +223,10 @@ func (a *authorization) run(ctx context.Context, client *http.Client, f *loginFl
 		return credentialBody{}, err
 	}
 	a.connect(client, secret, style)
+	// All but the tokens is known, and what the vault would not take is said now.
+	if _, err := a.body(&oauth2.Token{AccessToken: "to come", RefreshToken: "to come"}, style, time.Now()); err != nil {
+		return credentialBody{}, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, f.timeout,
 		fmt.Errorf("nobody has logged in within %s (--timeout); nothing was stored", f.timeout))
 	defer cancel()

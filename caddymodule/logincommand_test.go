@@ -68,8 +68,12 @@ func TestLoginCommand_saysWhatIsWrongBeforeAnybodyIsAsked(t *testing.T) {
 	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "lines"), []byte("secret\n\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct{ args, want string }{
 		{"login POOL a", "--client-id is missing"},
+		{"login POOL a --client-id app --issuer ISSUER --client-secret-file DIR/lines", "client_secret has a control character"},
 		{"login POOL a --client-id app", "say where to log in: --issuer, or"},
 		{"login POOL --client-id app", "it is: caddy credential-pool login <pool> <member>"},
 		{"login POOL a --client-id app --issuer ISSUER --flow browser", "--flow must be device or code"},
