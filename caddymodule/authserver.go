@@ -163,10 +163,16 @@ func (t *loginTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if bytes.Contains(t.body, []byte("slow_down")) {
 		t.slowed++
 	}
-	if err == nil && string(bytes.TrimSpace(t.body)) == "null" { // on which the oauth2 package panics
+	if err != nil {
+		return nil, err
+	}
+	if json.Valid(t.body) { // which the oauth2 package does not read if it is declared as text
+		res.Header.Set("Content-Type", "application/json")
+	}
+	if string(bytes.TrimSpace(t.body)) == "null" { // on which it panics
 		res.Body = http.NoBody
 	}
-	return res, err
+	return res, nil
 }
 
 // shown makes text of a server fit for a terminal: one line, without what could

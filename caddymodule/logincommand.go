@@ -321,8 +321,9 @@ func (a *authorization) body(token *oauth2.Token, style string, now time.Time) (
 // warn says what the server has not given.
 func (a *authorization) warn(token *oauth2.Token) {
 	if granted, ok := token.Extra("scope").(string); ok && granted != "" {
+		given := append(strings.Fields(granted), strings.Split(granted, ",")...) // GitHub has commas
 		missing := slices.DeleteFunc(slices.Clone(a.config.Scopes), func(s string) bool {
-			return s == "offline_access" || slices.Contains(strings.Fields(granted), s)
+			return s == "offline_access" || slices.Contains(given, s)
 		})
 		if len(missing) > 0 {
 			a.say("Warning: the provider has not granted the scope %s.\n", strings.Join(missing, ", "))

@@ -248,6 +248,7 @@ func TestLogin_warnsOfWhatWasNotGiven(t *testing.T) {
 		"no refresh token":               {nil, func(a map[string]any) { delete(a, "refresh_token") }, "log in again with --scope offline_access"},
 		"no refresh token though wanted": {[]string{"offline_access"}, func(a map[string]any) { delete(a, "refresh_token") }, "although offline_access was asked for"},
 		"a scope less":                   {[]string{"read", "write", "offline_access"}, func(a map[string]any) { a["scope"] = "read" }, "has not granted the scope write."},
+		"nothing missing, with commas":   {[]string{"repo", "gist"}, func(a map[string]any) { a["scope"] = "repo,gist" }, ""}, // as GitHub has it
 		"nothing missing":                {[]string{"read"}, func(a map[string]any) { a["scope"] = "read more" }, ""},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -294,6 +295,20 @@ func TestLogin_tokensInOddAnswersAreKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// JSON that is declared as text is what Go's own http.Error makes of it.
+func TestDeviceLogin_answersDeclaredAsText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLoginServer()
+		s.declares = "text/plain; charset=utf-8"
+		s.answers = []string{"authorization_pending", "tokens"}
+		s.tokens["expires_in"] = 7200
+		got := s.logIn(t.Context(), t, loginFlags{}, "", nil)
+		if got.err != nil || got.body.ExpiresAt != time.Now().Add(2*time.Hour).UTC().Format(time.RFC3339) {
+			t.Errorf("error %v, ends %s", got.err, got.body.ExpiresAt)
+		}
+	})
 }
 
 func TestLogin_tokensThatCannotBeKept(t *testing.T) {

@@ -35,6 +35,7 @@ type loginServer struct {
 	answers  []string       // of the token endpoint, one after the other; the last one stays
 	tokens   map[string]any // the answer with tokens
 	redirect url.Values     // what the browser brings in place of a code
+	declares string         // the Content-Type of its JSON
 
 	hits      []string // method and path of every request
 	polls     []time.Time
@@ -54,8 +55,8 @@ func newLoginServer() *loginServer {
 			"device_code": loginDevice, "user_code": "WDJB-MJHT", "verification_uri": loginIssuer + "/activate",
 			"expires_in": 900, "interval": 5,
 		},
-		answers: []string{"tokens"},
-		tokens:  map[string]any{"access_token": loginAccess, "refresh_token": loginRefresh, "token_type": "Bearer", "expires_in": 3600},
+		answers: []string{"tokens"}, declares: "application/json",
+		tokens: map[string]any{"access_token": loginAccess, "refresh_token": loginRefresh, "token_type": "Bearer", "expires_in": 3600},
 	}
 }
 
@@ -72,7 +73,7 @@ func (s *loginServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.style = "params"
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", s.declares)
 	switch r.URL.Path {
 	case "/device":
 		s.asked = r.PostForm
