@@ -26,7 +26,8 @@ func (a *authorization) deviceLogin(ctx context.Context) (*oauth2.Token, error) 
 		return nil, err
 	}
 	a.secrets = append(a.secrets, code.DeviceCode)
-	a.tellCode(code)
+	end, _ := ctx.Deadline() // of the login
+	a.tellCode(code, end)
 	told := ""
 	for {
 		done := a.wait("Waiting for the login")
@@ -92,16 +93,17 @@ func (a *authorization) deviceCode(ctx context.Context) (*oauth2.DeviceAuthRespo
 	return code, nil
 }
 
-// tellCode says what the person has to do.
-func (a *authorization) tellCode(code *oauth2.DeviceAuthResponse) {
+// tellCode says what the person has to do, until the code or the login ends.
+func (a *authorization) tellCode(code *oauth2.DeviceAuthResponse, end time.Time) {
 	a.say("\nTo log in %s, open this page in a browser, on any machine:\n\n    %s\n\nand enter the code:\n\n    %s\n\n",
 		a.name, shown(code.VerificationURI), shown(code.UserCode))
 	if code.VerificationURIComplete != "" {
 		a.say("This page has the code filled in:\n\n    %s\n\n", shown(code.VerificationURIComplete))
 	}
-	if !code.Expiry.IsZero() {
-		a.say("The code is good for %s.\n", time.Until(code.Expiry).Round(time.Second))
+	if !code.Expiry.IsZero() && code.Expiry.Before(end) {
+		end = code.Expiry
 	}
+	a.say("That has to be done within %s.\n", time.Until(end).Round(time.Second))
 }
 
 // rescue makes the best of an answer that the oauth2 package takes for a

@@ -47,7 +47,7 @@ func TestDeviceLogin(t *testing.T) {
 		}
 		for _, says := range []string{
 			"To log in api/work", "    " + loginIssuer + "/activate\n", "    WDJB-MJHT\n", "    " + loginIssuer + "/activate?user_code=WDJB-MJHT\n",
-			"good for 15m0s", "answers 503", "the connection broke",
+			"within 10m0s.", "answers 503", "the connection broke",
 		} {
 			if !strings.Contains(got.said, says) {
 				t.Errorf("it does not say %q:\n%s", says, got.said)
@@ -139,6 +139,9 @@ func TestDeviceLogin_ends(t *testing.T) {
 				tc.change(s)
 				begun := time.Now()
 				got := s.logIn(t.Context(), t, tc.flags, "", nil)
+				if !strings.Contains(got.said, "within "+tc.after.String()+".") {
+					t.Errorf("it does not say how much time there is:\n%s", got.said)
+				}
 				if got.err == nil || !strings.Contains(got.err.Error(), tc.want) || time.Since(begun) != tc.after {
 					t.Errorf("error %v after %s, want %s after %s", got.err, time.Since(begun), tc.want, tc.after)
 				}
