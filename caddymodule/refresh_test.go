@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/certmagic"
-
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/caddyserver/certmagic"
 
 	"github.com/credentialpool/caddy-credential-pool/pool"
 	"github.com/credentialpool/caddy-credential-pool/vault"
