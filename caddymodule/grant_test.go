@@ -141,7 +141,7 @@ func TestGrant_loginsThatAreLost(t *testing.T) {
 		"with 200, and an empty token": {200, `{"error":"invalid_grant","access_token":""}`, "invalid_grant"},
 		"with 403":                     {403, `{"error":"invalid_grant"}`, "invalid_grant"},
 		"the client is not known":      {401, `{"error":"invalid_client"}`, "invalid_client"},
-		"a JSON 401 without a word":    {401, `{"message":"Unauthorized"}`, "401"},
+		"a 401 in words of its own":    {401, `{"error":{"message":"Sign in."}}`, "401"},
 	} {
 		_, refused := grantOf(t, answerOnce{tc.status, http.Header{"Content-Type": {jsonBody}}, strings.NewReader(tc.body)})
 		if refused == nil || refused.meaning != pool.AuthFailed || refused.reason != tc.want {

@@ -128,7 +128,7 @@ func TestTokenWatcher_aRefusalIsTried(t *testing.T) {
 			_, _ = w.Write(encode(t, "gzip", []byte(`{"error":"invalid_grant"}`)))
 		},
 		"by its status": func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, `{"message":"Unauthorized"}`, http.StatusUnauthorized)
+			http.Error(w, `{"error":"Unauthorized"}`, http.StatusUnauthorized)
 		},
 		"broken off": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")

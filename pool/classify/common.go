@@ -2,6 +2,7 @@ package classify
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"strings"
 
@@ -88,15 +89,19 @@ var tokenRules = []Rule{
 		Name:     "token-unauthorized",
 		Endpoint: EndpointToken,
 		Status:   []int{http.StatusUnauthorized},
-		Also:     "the body is a JSON object: others than the endpoint, such as a proxy, say 401 with a page or nothing",
-		bodyIf:   isObject,
+		Also:     "the body is a JSON object with an error: what stands before the endpoint, such as a proxy, says 401 with a page, another object or nothing",
+		bodyIf:   hasError,
 		Meaning:  pool.AuthFailed,
 		Source:   "RFC 6749 section 5.2: 401 is about the client's authentication",
 	},
 }
 
-func isObject(e *evidence) bool {
-	return bytes.HasPrefix(bytes.TrimLeft(e.Body, " \t\r\n\ufeff"), []byte("{"))
+// hasError reports whether the body has what OAuth requires of a refusal.
+func hasError(e *evidence) bool {
+	var refusal struct {
+		Error json.RawMessage `json:"error"`
+	}
+	return json.Unmarshal(bytes.TrimLeft(e.Body, " \t\r\n\ufeff"), &refusal) == nil && len(refusal.Error) > 0
 }
 
 // Rules by status alone, which stand at the end of many tables.
