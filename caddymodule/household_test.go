@@ -195,6 +195,19 @@ func (h *household) stored(account string) vault.Credential {
 	return c
 }
 
+// refreshed stores new tokens of c, as another process would do it. They end with
+// that word.
+func (h *household) refreshed(c vault.Credential, word string) {
+	h.t.Helper()
+	login := *c.OAuth
+	login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-"+word), time.Now().Add(time.Hour)
+	c.Secret, c.OAuth = vault.NewSecret("access-"+word), &login
+	c.Generation++
+	if _, err := h.vault().Refreshed(h.t.Context(), c); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // start starts an instance, as another process would be one.
 func (h *household) start() *instance {
 	h.t.Helper()

@@ -169,23 +169,7 @@ func (s *loginServer) token(w http.ResponseWriter, r *http.Request) {
 
 // RoundTrip lets the server be asked without a network.
 func (s *loginServer) RoundTrip(req *http.Request) (*http.Response, error) {
-	answers := make(chan *http.Response, 1)
-	go func() {
-		defer close(answers)
-		defer func() { _ = recover() }()
-		rec := httptest.NewRecorder()
-		s.ServeHTTP(rec, req)
-		answers <- rec.Result()
-	}()
-	select {
-	case res, ok := <-answers:
-		if !ok {
-			return nil, fmt.Errorf("malformed HTTP response %q", loginAccess)
-		}
-		return res, nil
-	case <-req.Context().Done():
-		return nil, req.Context().Err()
-	}
+	return askWithoutNetwork(s, req, fmt.Errorf("malformed HTTP response %q", loginAccess))
 }
 
 // seen returns what was asked.

@@ -533,13 +533,7 @@ func TestRefresh_theOtherProcessComesToItsEnd(t *testing.T) {
 		in := h.start()
 		defer in.stop()
 		time.Sleep(15 * time.Second)
-		login := *begun.OAuth
-		login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-late"), time.Now().Add(time.Hour)
-		begun.Secret, begun.OAuth = vault.NewSecret("access-late"), &login
-		begun.Generation++
-		if _, err := h.vault().Refreshed(t.Context(), begun); err != nil {
-			t.Fatal(err)
-		}
+		h.refreshed(begun, "late")
 		time.Sleep(30 * time.Second)
 		if got := in.token(); got != "access-late" || len(h.server.seen()) != 0 {
 			t.Errorf("a request gets %s after %d grants", got, len(h.server.seen()))
@@ -552,14 +546,7 @@ func TestRefresh_anotherInstanceHasWonTheRace(t *testing.T) {
 		h := newHousehold(t)
 		h.put("a", time.Now().Add(-time.Minute))
 		h.server.before = func(http.ResponseWriter, *http.Request) bool {
-			c := h.stored("a") // with no regard to any lock
-			login := *c.OAuth
-			login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-other"), time.Now().Add(time.Hour)
-			c.Secret, c.OAuth = vault.NewSecret("access-other"), &login
-			c.Generation++
-			if _, err := h.vault().Refreshed(t.Context(), c); err != nil {
-				t.Error(err)
-			}
+			h.refreshed(h.stored("a"), "other") // with no regard to any lock
 			h.server.set(func() { h.server.accounts["a"].n++ })
 			return false
 		}

@@ -232,14 +232,7 @@ func TestRefresh_aHolderThatWasStoppedOverwritesNothingNewer(t *testing.T) {
 				}
 				// Its lock has grown stale, and another one does without.
 				h.storage.steal("credential_pool.refresh.codex.a")
-				c := h.stored("a")
-				login := *c.OAuth
-				login.RefreshToken, login.ExpiresAt = vault.NewSecret("refresh-newer"), time.Now().Add(time.Hour)
-				c.Secret, c.OAuth = vault.NewSecret("access-newer"), &login
-				c.Generation++
-				if _, err := h.vault().Refreshed(t.Context(), c); err != nil {
-					t.Fatal(err)
-				}
+				h.refreshed(h.stored("a"), "newer")
 				time.Sleep(15 * time.Second)
 				goOn()
 				time.Sleep(15 * time.Second)

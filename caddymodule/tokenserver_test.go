@@ -140,18 +140,23 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // RoundTrip lets the server be asked without a network.
 func (s *tokenServer) RoundTrip(req *http.Request) (*http.Response, error) {
+	return askWithoutNetwork(s, req, errors.New("the connection broke"))
+}
+
+// askWithoutNetwork returns what the handler answers, or broken if it panics.
+func askWithoutNetwork(h http.Handler, req *http.Request, broken error) (*http.Response, error) {
 	answers := make(chan *http.Response, 1)
 	go func() {
 		defer close(answers)
 		defer func() { _ = recover() }()
 		rec := httptest.NewRecorder()
-		s.ServeHTTP(rec, req)
+		h.ServeHTTP(rec, req)
 		answers <- rec.Result()
 	}()
 	select {
 	case res, ok := <-answers:
 		if !ok {
-			return nil, errors.New("the connection broke")
+			return nil, broken
 		}
 		return res, nil
 	case <-req.Context().Done():
