@@ -221,12 +221,12 @@ func TestFault_clientsLeaveAroundARefresh(t *testing.T) {
 	s.put(c, time.Now().Add(time.Hour), "work", "home")
 	served(t, c.get("/"), "work")
 	goroutines, files := c.goroutines(), c.files()
-	leave := func(what string, reached func()) {
+	leave := func(what, method, body string, reached func()) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		for range clients {
 			all.Go(func() {
-				if _, err := c.try(c.request(http.MethodPost, "/", "a question").WithContext(ctx)); err == nil {
+				if _, err := c.try(c.request(method, "/", body).WithContext(ctx)); err == nil {
 					t.Errorf("%s: an answer came to its end", what)
 				}
 			})
@@ -239,7 +239,9 @@ func TestFault_clientsLeaveAroundARefresh(t *testing.T) {
 	held := newGate(t)
 	s.send(held.held)
 	s.put(c, time.Now().Add(-time.Minute), "work")
-	leave("while they wait for tokens", func() {
+	// The server sees that a client has left once its body was read, which waits for
+	// the tokens, too: that is known of those without one.
+	leave("while they wait for tokens", http.MethodGet, "", func() {
 		held.wait(t, 1)
 		eventually(t, "all wait", func() bool { return c.waiting() >= clients })
 	})
@@ -260,7 +262,7 @@ func TestFault_clientsLeaveAroundARefresh(t *testing.T) {
 		}
 		stream.before(work)(w, r)
 	})
-	leave("while the request is made again", func() { stream.wait(t, clients) })
+	leave("while the request is made again", http.MethodPost, "a question", func() { stream.wait(t, clients) })
 	s.refreshed(c, "work", 1)
 
 	c.upstream.answer("work", func(w http.ResponseWriter, r *http.Request) {
@@ -272,7 +274,7 @@ func TestFault_clientsLeaveAroundARefresh(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
-	leave("in the midst of an answer", func() { stream.wait(t, clients) })
+	leave("in the midst of an answer", http.MethodPost, "a question", func() { stream.wait(t, clients) })
 
 	c.upstream.answer("work", work)
 	served(t, c.get("/"), "work")
