@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,14 +35,15 @@ func (c *caddy) settled(t *testing.T) {
 }
 
 // mustLogIn fails the test unless the account says that it needs a login: in the
-// status, in a notice, and in the list of credentials.
+// status, in a notice's line in the log, which outlives the process that told it,
+// and in the list of credentials.
 func (c *caddy) mustLogIn(t *testing.T, account string) {
 	t.Helper()
 	if m := c.member(account); m.State != "missing" || m.Reason != "log in again (invalid_grant)" {
 		t.Errorf("%s is %s (%s), and does not say that it needs a login", account, m.State, m.Reason)
 	}
-	if notice := "refresh_failed " + account + "> invalid_grant"; !strings.Contains(strings.Join(c.notices(), "\n"), notice) {
-		t.Errorf("told %q, but not %q", c.notices(), notice)
+	if notice := `\"` + account + `\" must log in again (invalid_grant)`; !strings.Contains(string(c.log.all()), notice) {
+		t.Errorf("the log does not say %s", notice)
 	}
 	for _, command := range []string{"status", "list"} {
 		out, err := c.pooled("", command)
@@ -75,6 +77,9 @@ func TestFault_killedBetweenGrantAndStore(t *testing.T) {
 	c.settled(t)
 	eventually(t, "the pool knows", func() bool { return c.member("work").State == "missing" })
 	c.mustLogIn(t, "work")
+	if told := c.notices(); !slices.Contains(told, "refresh_failed work> invalid_grant") {
+		t.Errorf("told %q", told)
+	}
 	served(t, c.get("/"), "home")
 	s.saw(t, 1, 1)
 	s.put(c, time.Now().Add(time.Hour), "work")
@@ -139,7 +144,10 @@ func TestFault_killedWhileItRefreshes(t *testing.T) {
 	for _, account := range accounts {
 		switch {
 		case cost[account]:
-			equal(t, "uses of a used token of "+account, reuses[account], 1)
+			// A further kill may have hit the process that had just been told.
+			if n := reuses[account]; n < 1 || n > 2 {
+				t.Errorf("the used token of %s was used %d times more", account, n)
+			}
 			c.mustLogIn(t, account)
 		case reuses[account] != 0:
 			t.Errorf("the refresh token of %s was used again, although its successor was stored", account)
