@@ -85,16 +85,34 @@ func (e *evidence) add(place string, seen []byte) {
 	b.WriteByte('\n')
 }
 
-// search returns a line for each place that holds a secret.
+// traceStart is a length that no trace falls below.
+const traceStart = 32
+
+// trace is one form of one secret.
+type trace struct {
+	secret, form int
+	text         string
+}
+
+// search returns a line for each place that holds a secret. All traces are looked
+// up at once, by their starts, since there may be thousands.
 func (e *evidence) search() (found []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for place, seen := range e.places {
-		for i, c := range e.canaries {
-			for form, trace := range c.traces() {
-				if at := bytes.Index(seen.Bytes(), []byte(trace)); at >= 0 {
-					line := seen.Bytes()[bytes.LastIndexByte(seen.Bytes()[:at], '\n')+1 : at]
-					found = append(found, fmt.Sprintf("secret %d is in %s (form %d), after: %.300s", i, place, form, line))
+	starts := make(map[string][]trace)
+	for i, c := range e.canaries {
+		for form, text := range c.traces() {
+			starts[text[:traceStart]] = append(starts[text[:traceStart]], trace{i, form, text})
+		}
+	}
+	for place, b := range e.places {
+		seen, told := b.Bytes(), make(map[string]bool)
+		for at := 0; at+traceStart <= len(seen); at++ {
+			for _, tr := range starts[string(seen[at:at+traceStart])] {
+				if bytes.HasPrefix(seen[at:], []byte(tr.text)) && !told[tr.text] {
+					told[tr.text] = true
+					line := seen[bytes.LastIndexByte(seen[:at], '\n')+1 : at]
+					found = append(found, fmt.Sprintf("secret %d is in %s (form %d), after: %.300s", tr.secret, place, tr.form, line))
 				}
 			}
 		}
