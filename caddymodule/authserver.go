@@ -101,7 +101,7 @@ func metadata(ctx context.Context, client *http.Client, at string) (s authServer
 	}
 	req.Header.Set("Accept", "application/json")
 	heard := &loginTransport{listener: listener{next: client.Transport}}
-	res, err := (&http.Client{Transport: heard, CheckRedirect: client.CheckRedirect}).Do(req)
+	res, err := through(client, heard).Do(req)
 	if err != nil {
 		return s, false, fmt.Errorf("--issuer: no answer from %s (is the issuer right?): %w", at, whyUnreachable(err))
 	}

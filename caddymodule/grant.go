@@ -61,20 +61,30 @@ func newTokenClient() *http.Client {
 	}
 }
 
+// through returns a token client with another transport.
+func through(client *http.Client, transport http.RoundTripper) *http.Client {
+	return &http.Client{Transport: transport, CheckRedirect: client.CheckRedirect}
+}
+
+// oauth2Style is a credential's auth style for the oauth2 package, which would
+// find it out by sending what works only once, a refresh token or a code, twice.
+func oauth2Style(style string) oauth2.AuthStyle {
+	if style == vault.AuthHeader {
+		return oauth2.AuthStyleInHeader
+	}
+	return oauth2.AuthStyleInParams
+}
+
 // grant asks the token endpoint for new tokens, and returns c with them.
 func grant(client *http.Client, p *classify.Provider, c vault.Credential) (vault.Credential, *refusal) {
 	// Not the context of a client, who may leave: the answer must be received.
 	ctx, cancel := context.WithTimeout(context.Background(), grantTime)
 	defer cancel()
 	heard := &listener{next: client.Transport}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: heard, CheckRedirect: client.CheckRedirect})
-	style := oauth2.AuthStyleInParams // set, since finding out would send the token twice
-	if c.OAuth.AuthStyle == vault.AuthHeader {
-		style = oauth2.AuthStyleInHeader
-	}
+	ctx = context.WithValue(ctx, oauth2.HTTPClient, through(client, heard))
 	config := oauth2.Config{
 		ClientID: c.OAuth.ClientID, ClientSecret: c.OAuth.ClientSecret.Reveal(),
-		Endpoint: oauth2.Endpoint{TokenURL: c.OAuth.TokenURL, AuthStyle: style},
+		Endpoint: oauth2.Endpoint{TokenURL: c.OAuth.TokenURL, AuthStyle: oauth2Style(c.OAuth.AuthStyle)},
 	}
 	now := time.Now() // the tokens last from some time after it
 	token, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: c.OAuth.RefreshToken.Reveal()}).Token()

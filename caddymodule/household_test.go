@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"io/fs"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,6 +195,14 @@ func (h *household) stored(account string) vault.Credential {
 		h.t.Fatal(err)
 	}
 	return c
+}
+
+// fillDiskAtTheGrant makes the storage take no writes once the server is asked.
+func (h *household) fillDiskAtTheGrant() {
+	h.server.before = func(http.ResponseWriter, *http.Request) bool {
+		h.storage.failing(errors.New("the disk is full"))
+		return false
+	}
 }
 
 // refreshed stores new tokens of c, as another process would do it. They end with

@@ -271,18 +271,15 @@ func (a *authorization) connect(client *http.Client, secret, style string) {
 	a.config.ClientSecret, a.secrets = secret, []string{secret}
 	a.config.Endpoint = oauth2.Endpoint{
 		AuthURL: a.server.AuthURL, TokenURL: a.server.TokenURL, DeviceAuthURL: a.server.DeviceURL,
-		AuthStyle: oauth2.AuthStyleInParams, // set, since finding out would send a code twice
+		AuthStyle: oauth2Style(style),
 	}
 	a.heard = &loginTransport{listener: listener{next: client.Transport}}
-	if style == vault.AuthHeader {
-		a.config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
-		if secret != "" {
-			basic := url.QueryEscape(a.config.ClientID) + ":" + url.QueryEscape(secret) // RFC 6749, section 2.3.1
-			basic = base64.StdEncoding.EncodeToString([]byte(basic))
-			a.heard.basic, a.secrets = "Basic "+basic, append(a.secrets, basic)
-		}
+	if style == vault.AuthHeader && secret != "" {
+		basic := url.QueryEscape(a.config.ClientID) + ":" + url.QueryEscape(secret) // RFC 6749, section 2.3.1
+		basic = base64.StdEncoding.EncodeToString([]byte(basic))
+		a.heard.basic, a.secrets = "Basic "+basic, append(a.secrets, basic)
 	}
-	a.client = &http.Client{Transport: a.heard, CheckRedirect: client.CheckRedirect}
+	a.client = through(client, a.heard)
 }
 
 // asking makes the oauth2 package ask through the login's client.

@@ -171,14 +171,22 @@ func TestState_thatCouldNotBeReadIsReadBeforeItIsWritten(t *testing.T) {
 	})
 }
 
+// appOnHungStorage returns an app whose vault is on such a storage. It needs
+// TEST_IDENTITY.
+func appOnHungStorage(t *testing.T) (*App, *hungStorage) {
+	t.Helper()
+	storage := new(hungStorage)
+	a := &App{logger: zap.NewNop(), storage: storage, Vault: &VaultConfig{Identities: []string{"{env.TEST_IDENTITY}"}}}
+	if err := a.openVault(); err != nil {
+		t.Fatal(err)
+	}
+	return a, storage
+}
+
 func TestVault_aStorageThatHangsHoldsUpNobodyForLong(t *testing.T) {
 	t.Setenv("TEST_IDENTITY", testIdentity(t))
 	synctest.Test(t, func(t *testing.T) {
-		storage := new(hungStorage)
-		a := &App{logger: zap.NewNop(), storage: storage, Vault: &VaultConfig{Identities: []string{"{env.TEST_IDENTITY}"}}}
-		if err := a.openVault(); err != nil {
-			t.Fatal(err)
-		}
+		a, storage := appOnHungStorage(t)
 		secret := func(s string) vault.Credential {
 			return vault.Credential{Name: "api/work", Kind: vault.KindStatic, Secret: vault.NewSecret(s)}
 		}

@@ -13,8 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 
@@ -87,11 +85,7 @@ func TestPhantom_isThatOfAllProcessesOnOneStorage(t *testing.T) {
 func TestPhantom_clientsCanNotFloodTheStorage(t *testing.T) {
 	t.Setenv("TEST_IDENTITY", testIdentity(t))
 	synctest.Test(t, func(t *testing.T) {
-		storage := new(hungStorage)
-		a := &App{logger: zap.NewNop(), storage: storage, Vault: &VaultConfig{Identities: []string{"{env.TEST_IDENTITY}"}}}
-		if err := a.openVault(); err != nil {
-			t.Fatal(err)
-		}
+		a, storage := appOnHungStorage(t)
 		sp := new(servedPool)
 		a.pools = map[string]*servedPool{"p": sp}
 		var running sync.WaitGroup

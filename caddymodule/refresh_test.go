@@ -408,10 +408,7 @@ func TestRefresh_aLossThatCanNotBeStoredIsRemembered(t *testing.T) {
 		h := newHousehold(t)
 		h.put("a", time.Now().Add(-time.Minute))
 		h.server.accounts["a"].revoked = true
-		h.server.before = func(http.ResponseWriter, *http.Request) bool {
-			h.storage.failing(errors.New("the disk is full"))
-			return false
-		}
+		h.fillDiskAtTheGrant()
 		in := h.start()
 		defer in.stop()
 		time.Sleep(time.Minute)
@@ -452,10 +449,7 @@ func TestRefresh_tokensThatCanNotBeStoredServeAndAreStoredLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t)
 		h.put("a", time.Now().Add(-time.Minute))
-		h.server.before = func(http.ResponseWriter, *http.Request) bool {
-			h.storage.failing(errors.New("the disk is full"))
-			return false
-		}
+		h.fillDiskAtTheGrant()
 		in := h.start()
 		if got := in.token(); got != accessToken("a", 2) {
 			t.Errorf("a request gets %s", got)

@@ -109,10 +109,7 @@ func TestRefresh_theNextConfigTakesOverWhatIsNotStored(t *testing.T) {
 				h := newHousehold(t)
 				h.put("a", time.Now().Add(-time.Minute))
 				h.server.shape = func(answer map[string]any) { answer["expires_in"] = 24 * 60 * 60 }
-				h.server.before = func(http.ResponseWriter, *http.Request) bool {
-					h.storage.failing(errors.New("the disk is full"))
-					return false
-				}
+				h.fillDiskAtTheGrant()
 				process := newProcess()
 				before := h.startIn(process)
 				before.token()
@@ -145,10 +142,7 @@ func TestRefresh_whatIsNotStoredGivesWayToTheOperator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHousehold(t)
 		h.put("a", time.Now().Add(-time.Minute))
-		h.server.before = func(http.ResponseWriter, *http.Request) bool {
-			h.storage.failing(errors.New("the disk is full"))
-			return false
-		}
+		h.fillDiskAtTheGrant()
 		process := newProcess()
 		before := h.startIn(process)
 		before.token()

@@ -153,16 +153,13 @@ func (v *Vault) Put(ctx context.Context, c Credential) (Info, error) {
 	if err := checkName(c.Name); err != nil {
 		return Info{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if err := c.check(); err != nil {
-		return Info{}, fmt.Errorf("%w %q: %w", ErrInvalid, c.Name, err)
-	}
 	c.ID, c.Generation = rand.Text(), 1
 	c.Updated = time.Now().UTC().Truncate(time.Second)
 	if c.OAuth != nil {
-		login := *c.OAuth
-		login.ExpiresAt = login.ExpiresAt.UTC()
-		login.RefreshedAt, login.Intent, login.Lost = time.Time{}, Intent{}, ""
-		c.OAuth = &login
+		c = c.with(func(o *OAuth) {
+			o.ExpiresAt = o.ExpiresAt.UTC()
+			o.RefreshedAt, o.Intent, o.Lost = time.Time{}, Intent{}, ""
+		})
 	}
 	sealed, err := v.seal(ctx, c)
 	if err != nil {

@@ -1,7 +1,6 @@
 package classify
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -101,7 +100,7 @@ func hasError(e *evidence) bool {
 	var refusal struct {
 		Error json.RawMessage `json:"error"`
 	}
-	return json.Unmarshal(bytes.TrimLeft(e.Body, " \t\r\n\ufeff"), &refusal) == nil && len(refusal.Error) > 0
+	return json.Unmarshal(trimStart(e.Body), &refusal) == nil && len(refusal.Error) > 0
 }
 
 // Rules by status alone, which stand at the end of many tables.

@@ -95,13 +95,16 @@ var (
 	}
 )
 
+// trimStart removes what may stand before JSON: white space, and a byte order mark.
+func trimStart(body []byte) []byte { return bytes.TrimLeft(body, " \t\r\n\ufeff") }
+
 func newEvidence(a *Answer) *evidence {
 	e := &evidence{Answer: a, status: a.Status, parts: 1, part: everyPart}
 	if len(a.Body) > maxBody {
 		a.Body = a.Body[:maxBody]
 	}
 	e.readErrorType()
-	switch body := bytes.TrimLeft(a.Body, " \t\r\n\ufeff"); {
+	switch body := trimStart(a.Body); {
 	case len(body) == 0:
 	case body[0] == '{' || body[0] == '[':
 		e.read(body)

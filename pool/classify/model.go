@@ -1,9 +1,6 @@
 package classify
 
-import (
-	"bytes"
-	"encoding/json"
-)
+import "encoding/json"
 
 // maxModelName is above the length of any model's name, written with escapes.
 const maxModelName = 1 << 10
@@ -35,7 +32,7 @@ type modelScanner struct {
 }
 
 func (s *modelScanner) scan() {
-	s.body = bytes.TrimLeft(s.body, " \t\r\n\ufeff")
+	s.body = trimStart(s.body)
 	if len(s.body) == 0 || s.body[0] != '{' {
 		return
 	}
